@@ -1,9 +1,13 @@
 # Log-likelihoods --> cells: every metric of every checkpoint and task, and what is missing.
-# A study whose config says `cells: import` takes its cells from a published table instead.
+# A study whose config says `cells: import` takes its cells from a published table instead; the
+# published file has no items, so its item values are empty files.
 # Target `partial` makes the same tables from what the store holds so far, under results/partial/.
 
 CELL_MODULES = modules_digest(
-    ["aggregate.py", "cells.py", "coverage.py", "metrics.py", "protocols.py", "tsv.py"]
+    [
+        *("aggregate.py", "cells.py", "coverage.py", "item_values.py", "layout.py"),
+        *("metrics.py", "protocols.py", "tsv.py"),
+    ]
 )
 REPORTED = [task.task for task in STUDY.reported]
 
@@ -13,7 +17,10 @@ if STUDY.config["cells"] == "import":
         input:
             published=lambda w: dataset_of(STUDY.tasks[0]),
         output:
-            "results/{scope}cells.tsv",
+            cells="results/{scope}cells.tsv",
+            item_values=expand(
+                "resources/{{scope}}item_values/{task}.parquet", task=REPORTED
+            ),
         log:
             "logs/{scope}import_cells.log",
         conda:
@@ -21,7 +28,7 @@ if STUDY.config["cells"] == "import":
         params:
             checkpoints=checkpoint_rows(STUDY.checkpoints),
             modules=modules_digest(
-                ["published.py", "cells.py", "outcomes.py", "tsv.py"]
+                ["published.py", "cells.py", "item_values.py", "outcomes.py", "tsv.py"]
             ),
         script:
             "../scripts/import_cells.py"
@@ -37,7 +44,8 @@ else:
                 manifest_of(ckpt) for ckpt in CKPTS if not STUDY.by_ckpt[ckpt].is_hub
             ],
         output:
-            "resources/cells/{task}.tsv",
+            cells="resources/cells/{task}.tsv",
+            item_values="resources/item_values/{task}.parquet",
         log:
             "logs/cells/{task}.log",
         conda:
@@ -59,7 +67,8 @@ else:
             item_table="resources/items/{task}.parquet",
             plans=lambda w: sorted({plan_of(w.task, ckpt) for ckpt in CKPTS}),
         output:
-            "resources/partial/cells/{task}.tsv",
+            cells="resources/partial/cells/{task}.tsv",
+            item_values="resources/partial/item_values/{task}.parquet",
         log:
             "logs/partial/cells/{task}.log",
         params:

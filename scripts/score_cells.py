@@ -1,10 +1,11 @@
-"""Cells of one task: every metric of every checkpoint whose scores there are."""
+"""Cells and item values of one task: every metric of every checkpoint with scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope.aggregate import published_scores, stored_scores, task_cells, wanted_identities
+from downslope.item_values import write_item_values
 from downslope.logs import log_to
 from downslope.tsv import write_tsv
 
@@ -23,7 +24,8 @@ def main(
     protocols: Sequence[str],
     dtype: str,
     scoring: str,
-    output: str,
+    output_cells: str,
+    output_items: str,
     log: str,
 ) -> None:
     with log_to(log) as logger:
@@ -32,7 +34,9 @@ def main(
             found = published_scores(scores, wanted)
         else:
             found = stored_scores(stored or [], wanted)
-        write_tsv(task_cells(task, Path(items), found, checkpoints, protocols), output)
+        cells, values = task_cells(task, Path(items), found, checkpoints, protocols)
+        write_tsv(cells, output_cells)
+        write_item_values(output_items, values)
         logger.info("%s: %d of %d checkpoints", task, len(found), len(checkpoints))
 
 
@@ -48,6 +52,7 @@ if "snakemake" in globals():
         protocols=snakemake.params.protocols,
         dtype=snakemake.params.dtype,
         scoring=snakemake.params.scoring,
-        output=snakemake.output[0],
+        output_cells=snakemake.output.cells,
+        output_items=snakemake.output.item_values,
         log=snakemake.log[0],
     )

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from downslope.cells import COLUMNS, cells_of, layouts_of
+from downslope.cells import COLUMNS, cells_of, values_of
 from downslope.errors import StudyError
 from downslope.identity import score_identity
+from downslope.item_values import Key
+from downslope.layout import layouts_of
 from downslope.lock import weights_digest
 from downslope.locked import model_digest
 from downslope.plan import read_plan
@@ -92,13 +95,19 @@ def task_cells(
     scores: Mapping[str, pd.DataFrame],
     checkpoints: Iterable[Mapping[str, Any]],
     protocols: Sequence[str],
-) -> pd.DataFrame:
-    """Cells of all checkpoints that have scores of a task."""
+) -> tuple[pd.DataFrame, dict[Key, pd.DataFrame]]:
+    """Cells, and item values by (protocol, metric), of all checkpoints with scores of a task."""
     ddof = {name: PROTOCOLS[name].ddof for name in protocols}
-    layouts = layouts_of(pq.read_table(items).to_pandas(), task, protocols)
-    frames = [
-        cells_of(scores[row["ckpt"]], layouts, row, task, ddof)
-        for row in checkpoints
-        if row["ckpt"] in scores
-    ]
-    return pd.concat(frames) if frames else pd.DataFrame(columns=list(COLUMNS))
+    table = pq.read_table(items).to_pandas()
+    layouts = layouts_of(table, task, protocols)
+    frames = [pd.DataFrame(columns=list(COLUMNS))]
+    columns: dict[Key, dict[str, np.ndarray]] = {}
+    for row in checkpoints:
+        if row["ckpt"] not in scores:
+            continue
+        values = values_of(scores[row["ckpt"]], layouts, row["ckpt"], task, protocols)
+        frames.append(cells_of(values, row, task, ddof))
+        for key, of_items in values.items():
+            columns.setdefault(key, {})[row["ckpt"]] = of_items.astype(np.float32)
+    found = {key: pd.DataFrame(of, index=table["item"]) for key, of in columns.items()}
+    return pd.concat(frames[1:] or frames), found

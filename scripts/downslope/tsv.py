@@ -20,9 +20,22 @@ from downslope.files import atomic_write
 
 # Columns of result tables that hold numbers; every other column is text. Types are declared, not
 # inferred: a task called `1e5` or a checkpoint called `nan` stays what it is called.
-INTEGERS = frozenset({"parameters", "step", "tokens", "seed", "n", "expected", "line", "row"})
+INTEGERS = frozenset(
+    {
+        *("parameters", "step", "tokens", "seed", "n", "expected", "line", "row"),
+        *("runs", "checkpoints", "items", "points_left", "points_right", "lost", "gained"),
+        *("panels",),
+    }
+)
 FLOATS = frozenset(
-    {"flops", "value", "se", "estimate", "statistic", "df", "p", "q", "q_by", "p_holm"}
+    {
+        *("flops", "value", "se", "estimate", "statistic", "df", "p", "q", "q_by", "p_holm"),
+        *("low", "high", "per_tenfold", "per_tenfold_low", "per_tenfold_high"),
+        *("slope", "slope_low", "slope_high", "breakpoint", "turn_p", "turn_q"),
+        *("left_slope", "left_p", "right_slope", "right_p"),
+        *("reference_value", "difference", "margin", "reference_margin"),
+        *("gpu_hours", "download_gb", "rho"),
+    }
 )
 
 

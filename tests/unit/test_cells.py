@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from downslope.cells import COLUMNS, cells_of, layouts_of, sort_cells
+from downslope import cells as cells_module
+from downslope.cells import COLUMNS, sort_cells, values_of
 from downslope.errors import StudyError
+from downslope.layout import layouts_of
 
 CHECKPOINT: dict[str, Any] = {
     "ckpt": "pythia-12b-143000",
@@ -56,6 +58,14 @@ def scores_of(likelihoods: dict[str, list[list[float]]], *, characters: int = 2)
     names = ["item", "protocol", "choice", "loglikelihood", "characters"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.astype({"loglikelihood": np.float32})
+
+
+def cells_of(
+    scores: pd.DataFrame, items: Any, checkpoint: dict[str, Any], task: str, ddof: dict[str, int]
+) -> pd.DataFrame:
+    """Cells straight from scores."""
+    values = values_of(scores, items, checkpoint["ckpt"], task, ddof)
+    return cells_module.cells_of(values, checkpoint, task, ddof)
 
 
 YES_NO = "[' Y', ' N']"

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from downslope.cells import answers_of, cells_of
+from downslope.cells import cells_of, values_of
+from downslope.layout import answers_of
 from downslope.metrics import METRICS
 
 WHY = "compares with lm-evaluation-harness, a requirement of the tests only"
@@ -158,7 +159,8 @@ def test_the_cell_of_a_task_and_its_standard_error(docs: list[dict[str, Any]]) -
     from lm_eval.api.metrics import mean, mean_stderr
 
     scores, items = tables(docs, "labels")
-    cells = cells_of(scores, items, CHECKPOINT, "truthfulqa", {PROTOCOL: 1}).set_index("metric")
+    values = values_of(scores, items, "any", "truthfulqa", [PROTOCOL])
+    cells = cells_of(values, CHECKPOINT, "truthfulqa", {PROTOCOL: 1}).set_index("metric")
     for metric, reference in {
         "mc1": [found["acc"] for found in harness(docs, "{{mc1_targets.choices}}", 0)],
         "mc2": mc2_of_the_harness(docs),

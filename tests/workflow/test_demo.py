@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from downslope.cells import cells_of
+from downslope.cells import cells_of, values_of
 from downslope.demo_expectations import expectations
 from downslope.demo_training import SIZES, build_model
 from downslope.engine import Scorer
@@ -74,7 +74,8 @@ def test_untrained_models_fail_what_trained_ones_pass(demo: Path) -> None:
             parts = [Scorer(model).score_pack(pack) for pack in plan.packs]
             scores = plan.scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
             items = pq.read_table(demo / f"resources/items/{task}.parquet").to_pandas()
-            cells.append(cells_of(scores.to_pandas(), items, row, task, {"mckenzie2023": 0}))
+            values = values_of(scores.to_pandas(), items, row["ckpt"], task, ["mckenzie2023"])
+            cells.append(cells_of(values, row, task, {"mckenzie2023": 0}))
     assert expectations(trained) == []
     assert len(expectations(pd.concat(cells))) >= 6
 
