@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
-from downslope.regression import FloatArray
+from downslope.panel import FloatArray
 
 # Column of the effects table -> statsmodels' name. Benjamini & Hochberg 1995 is the paper's;
 # Benjamini & Yekutieli 2001 holds under any dependence; Holm 1979 bounds the chance of any error.
@@ -21,9 +23,13 @@ def corrected(p: FloatArray) -> dict[str, FloatArray]:
     tested = ~np.isnan(p)
     if np.any((p[tested] < 0) | (p[tested] > 1)):
         raise ValueError("p-values must lie between 0 and 1")
-    columns = {}
+    columns = {column: np.full(p.shape, np.nan) for column in CORRECTIONS}
+    if not tested.any():
+        return columns
+    # statsmodels collects garbage at every Holm, a fifth of a second where many libraries are
+    # loaded, and a study can have thousands of families: frozen objects are not looked at.
+    gc.freeze()
     for column, name in CORRECTIONS.items():
-        columns[column] = np.full(p.shape, np.nan)
-        if tested.any():
-            columns[column][tested] = multipletests(p[tested], method=name)[1]
+        columns[column][tested] = multipletests(p[tested], method=name)[1]
+    gc.unfreeze()
     return columns

@@ -18,13 +18,15 @@ import pandas as pd
 from downslope.errors import StudyError
 from downslope.files import atomic_write
 
+_VERDICT_EFFECTS = ("size", "training", "interaction")
+
 # Columns of result tables that hold numbers; every other column is text. Types are declared, not
 # inferred: a task called `1e5` or a checkpoint called `nan` stays what it is called.
 INTEGERS = frozenset(
     {
         *("parameters", "step", "tokens", "seed", "n", "expected", "line", "row"),
         *("runs", "checkpoints", "items", "points_left", "points_right", "lost", "gained"),
-        *("panels",),
+        *("panels", "size_asked", "training_asked", "interaction_asked"),
     }
 )
 FLOATS = frozenset(
@@ -35,6 +37,7 @@ FLOATS = frozenset(
         *("left_slope", "left_p", "right_slope", "right_p"),
         *("reference_value", "difference", "margin", "reference_margin"),
         *("gpu_hours", "download_gb", "rho"),
+        *(f"{e}_{c}" for e in _VERDICT_EFFECTS for c in ("change", "low", "high", "q")),
     }
 )
 

@@ -42,7 +42,7 @@ def test_all_36_published_statistics_from_the_file_on_disk(mirror, tmp_path):
     cells = import_published(mirror / "published" / "pythia_accuracies.tsv", checkpoints)
     write_tsv(cells, tmp_path / "cells.tsv")
     write_tsv(
-        fit_effects(read_tsv(tmp_path / "cells.tsv"), checkpoints, families),
+        fit_effects(read_tsv(tmp_path / "cells.tsv"), checkpoints, families, methods=["ols"]),
         tmp_path / "effects.tsv",
     )
     effects = read_tsv(tmp_path / "effects.tsv")
@@ -108,7 +108,7 @@ def benjamini_hochberg(p):
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_normal_equations_and_hand_written_correction(seed):
     cells, checkpoints = grid(seed=seed)
-    effects = fit_effects(cells, checkpoints, {"all": OUTCOMES})
+    effects = fit_effects(cells, checkpoints, {"all": OUTCOMES}, methods=["ols"])
     by_task = [
         t_and_p_by_normal_equations(cells[cells["task"] == t]) for t in ("one", "two", "three")
     ]
@@ -125,11 +125,13 @@ def test_a_row_per_outcome_method_and_effect_in_declared_order():
     families = {"late": [OUTCOMES[2]], "early": [OUTCOMES[1], OUTCOMES[0]]}
     effects = fit_effects(cells, checkpoints, families)
     assert list(effects.columns) == list(COLUMNS)
-    assert list(effects["task"]) == ["three"] * 3 + ["two"] * 3 + ["one"] * 3
-    assert list(effects["effect"]) == ["parameters", "tokens", "interaction"] * 3
-    assert list(effects["tests"]) == ["late"] * 3 + ["early"] * 6
-    assert set(effects["method"]) == {"ols"}
+    assert list(effects["task"]) == ["three"] * 18 + ["two"] * 18 + ["one"] * 18
+    methods = ["ols", "cluster", "jackknife", "two-stage", "wild", "item"]
+    assert list(effects["method"]) == [m for m in methods for _ in range(3)] * 3
+    assert list(effects["effect"]) == ["parameters", "tokens", "interaction"] * 18
+    assert list(effects["tests"]) == ["late"] * 18 + ["early"] * 36
     assert set(effects["n"]) == set(effects["expected"]) == {12}
+    assert set(effects["runs"]) == {3}
 
 
 def test_order_of_cells_does_not_matter():
@@ -147,8 +149,17 @@ def test_families_are_corrected_apart():
     apart = fit_effects(cells, checkpoints, {"a": OUTCOMES[:1], "b": OUTCOMES[1:]})
     alone = fit_effects(cells, checkpoints, {"a": OUTCOMES[:1]})
     assert apart["p"].equals(together["p"])
-    assert list(apart["q"][:3]) == list(alone["q"])
-    assert not np.allclose(apart["q"], together["q"])
+    assert apart["q"][: len(alone)].equals(alone["q"])
+    assert not apart["q"].equals(together["q"])
+
+
+def test_each_method_is_corrected_by_itself():
+    cells, checkpoints = grid()
+    together = fit_effects(cells, checkpoints, {"all": OUTCOMES})
+    for method in ("ols", "jackknife", "wild"):
+        alone = fit_effects(cells, checkpoints, {"all": OUTCOMES}, methods=[method])
+        rows = together[together["method"] == method].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, alone)
 
 
 def test_what_cannot_be_estimated_keeps_its_row_and_leaves_the_correction():
@@ -158,12 +169,13 @@ def test_what_cannot_be_estimated_keeps_its_row_and_leaves_the_correction():
     effects = fit_effects(cells, checkpoints, {"all": OUTCOMES}).set_index("task")
     assert set(effects.loc["two", "status"]) == {"not estimable: every cell has the value 0.5"}
     assert set(effects.loc["three", "status"]) == {"not estimable: no cells"}
-    assert list(effects.loc["three", "n"]) == [0, 0, 0]
-    numbers = ["estimate", "se", "statistic", "df", "p", "q", "q_by", "p_holm"]
+    assert set(effects.loc["three", "n"]) == set(effects.loc["three", "runs"]) == {0}
+    numbers = ["estimate", "se", "statistic", "df", "p", "q", "q_by", "p_holm", "low", "high"]
+    numbers += ["per_tenfold", "per_tenfold_low", "per_tenfold_high"]
     assert effects.loc[["two", "three"], numbers].isna().all(axis=None)
     # Three tests remain, as if only this outcome had been declared.
     alone = fit_effects(cells, checkpoints, {"all": OUTCOMES[:1]})
-    assert list(effects.loc["one", "q"]) == list(alone["q"])
+    np.testing.assert_array_equal(effects.loc["one", "q"], alone["q"])
 
 
 def test_missing_cells_leave_the_effect_ok_and_are_counted():
@@ -171,7 +183,9 @@ def test_missing_cells_leave_the_effect_ok_and_are_counted():
     for bad in (2, 7):
         checkpoints[bad]["known_bad"] = "wrong weights"
     usable = {row["ckpt"] for row in checkpoints if not row["known_bad"]}
-    effects = fit_effects(cells[cells["ckpt"].isin(usable)], checkpoints, {"all": OUTCOMES})
+    effects = fit_effects(
+        cells[cells["ckpt"].isin(usable)], checkpoints, {"all": OUTCOMES}, methods=["ols"]
+    )
     assert set(effects["status"]) == {"ok"}
     assert (set(effects["n"]), set(effects["expected"]), set(effects["df"])) == ({10}, {12}, {6})
 
@@ -214,9 +228,98 @@ def test_an_outcome_belongs_to_one_family():
     assert "'b'" in message
 
 
-def test_cells_of_other_outcomes_are_not_looked_at():
+def test_cells_of_other_tasks_and_protocols_are_not_looked_at():
     cells, checkpoints = grid()
-    other = cells[cells["task"] == "one"].assign(metric="margin", value=np.nan)
+    one = cells[cells["task"] == "one"].assign(value=np.nan)
+    others = [one.assign(task="four"), one.assign(protocol="q")]
     plain = fit_effects(cells, checkpoints, {"all": OUTCOMES})
-    with_other = fit_effects(pd.concat([cells, other]), checkpoints, {"all": OUTCOMES})
-    pd.testing.assert_frame_equal(plain, with_other)
+    with_others = fit_effects(pd.concat([cells, *others]), checkpoints, {"all": OUTCOMES})
+    pd.testing.assert_frame_equal(plain, with_others)
+
+
+def with_metrics(cells, metrics, tasks=("one", "two", "three")):
+    """The cells, and the same again as other metrics of some tasks."""
+    some = cells[cells["task"].isin(tasks)]
+    copies = [some.assign(metric=m, value=some["value"] * 3 - i) for i, m in enumerate(metrics)]
+    return pd.concat([cells, *copies], ignore_index=True)
+
+
+def test_other_metrics_form_families_of_their_own_after_the_declared():
+    cells, checkpoints = grid()
+    cells = with_metrics(cells, ["brier", "homemade", "margin"], tasks=["one", "three"])
+    families = {"b": OUTCOMES[2:], "a": [*OUTCOMES[:2], "one/p/margin"]}
+    effects = fit_effects(cells, checkpoints, families, methods=["ols"])
+    found = effects[["tests", "task", "metric"]].drop_duplicates().itertuples(index=False)
+    assert [tuple(row) for row in found] == [
+        ("b", "three", "accuracy"),
+        ("a", "one", "accuracy"),
+        ("a", "two", "accuracy"),
+        ("a", "one", "margin"),
+        ("b/margin", "three", "margin"),
+        ("b/brier", "three", "brier"),
+        ("b/homemade", "three", "homemade"),
+        ("a/brier", "one", "brier"),
+        ("a/homemade", "one", "homemade"),
+    ]
+
+
+def test_other_metrics_do_not_touch_the_declared_corrections():
+    cells, checkpoints = grid()
+    plain = fit_effects(cells, checkpoints, {"all": OUTCOMES})
+    more = fit_effects(with_metrics(cells, ["margin"]), checkpoints, {"all": OUTCOMES})
+    assert len(more) == 2 * len(plain)
+    pd.testing.assert_frame_equal(more[: len(plain)], plain)
+
+
+def test_a_pair_in_two_families_goes_with_the_first():
+    cells, checkpoints = grid()
+    cells = with_metrics(cells, ["mc1", "mc2"], tasks=["one"])
+    families = {"a": ["one/p/mc1"], "b": ["one/p/mc2", *OUTCOMES[1:]]}
+    effects = fit_effects(cells, checkpoints, families, methods=["ols"])
+    assert list(effects["tests"].unique()) == ["a", "b", "a/accuracy"]
+
+
+def test_a_metric_that_is_undefined_for_a_checkpoint_is_a_missing_cell():
+    cells, checkpoints = grid()
+    cells = with_metrics(cells, ["acc_norm"], tasks=["one", "two"])
+    gone = (cells["metric"] == "acc_norm") & (
+        (cells["task"] == "two") | (cells["ckpt"] == checkpoints[0]["ckpt"])
+    )
+    cells.loc[gone, "value"] = np.nan
+    effects = fit_effects(cells, checkpoints, {"all": OUTCOMES}, methods=["ols"])
+    further = effects[effects["tests"] == "all/acc_norm"].set_index("task")
+    assert set(further.loc["one", "n"]) == {11}
+    assert set(further.loc["two", "status"]) == {"not estimable: no cells"}
+    infinite = cells.assign(value=cells["value"].where(~gone, np.inf))
+    assert "finite" in refusal(infinite, checkpoints)
+
+
+def test_per_tenfold_is_in_the_metric_s_own_units():
+    cells, checkpoints = grid()
+    effects = fit_effects(cells, checkpoints, {"all": OUTCOMES}, methods=["cluster"])
+    one = cells[cells["task"] == "one"]
+    x, t = np.log10(one["parameters"].astype(float)), np.log10(one["tokens"].astype(float))
+    x, t = x - x.mean(), t - t.mean()
+    plain = np.linalg.lstsq(np.stack([x**0, x, t, x * t], axis=1), one["value"], rcond=None)[0]
+    assert list(effects["per_tenfold"][:3]) == pytest.approx(plain[1:])
+    for end in ("low", "high"):
+        ratio = effects[f"per_tenfold_{end}"] / effects["per_tenfold"]
+        assert list(ratio) == pytest.approx(list(effects[end] / effects["estimate"]))
+
+
+@pytest.mark.parametrize("kind", ["mapping", "callable"])
+def test_item_takes_the_replicates_of_its_checkpoints(kind):
+    cells, checkpoints = grid()
+    one = cells[cells["task"] == "one"]
+    drawn = one["value"].to_numpy() + np.random.default_rng(9).normal(size=(200, 12)) / 10
+    # In another order and with a checkpoint more than the cells have.
+    frame = pd.DataFrame(drawn, columns=one["ckpt"]).iloc[:, ::-1].assign(other=7.0)
+    by_outcome = {("one", "p", "accuracy"): frame}
+    source = by_outcome if kind == "mapping" else lambda o: by_outcome.get(o, pd.DataFrame())
+    effects = fit_effects(cells, checkpoints, {"all": OUTCOMES}, source, methods=["item"])
+    assert list(effects["status"]) == ["ok"] * 3 + ["not estimable: no item-level scores"] * 6
+    x, t = np.log10(one["parameters"].astype(float)), np.log10(one["tokens"].astype(float))
+    x, t = (x - x.mean()) / x.std(), (t - t.mean()) / t.std()
+    design = np.stack([x**0, x, t, x * t], axis=1)
+    slopes = np.linalg.lstsq(design, drawn.T / one["value"].std(), rcond=None)[0][1:]
+    assert list(effects["se"][:3]) == pytest.approx(list(slopes.std(axis=1, ddof=1)))

@@ -1,13 +1,17 @@
-"""The paper's fit against hand calculation, and every reason not to fit."""
+"""The methods against hand calculation, statsmodels and each other; every reason not to fit."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy import stats
 
-from downslope.regression import EFFECTS, METHODS, Panel, design, ols, zscore
+from downslope.panel import EFFECTS, Panel, design, per_tenfold, zscore
+from downslope.regression import METHODS, cluster, item, jackknife, ols, two_stage, wild
 
 SIZES, TOKENS = (1e6, 1e7, 1e8), (1e9, 1e10, 1e11)
 
@@ -113,18 +117,24 @@ def test_zscore_divides_by_the_sample_deviation():
     ],
 )
 def test_not_estimable_says_why_and_gives_no_number(broken, status):
-    for method in METHODS.values():
-        estimates = method(broken)
-        assert [e.status for e in estimates] == [status] * len(EFFECTS)
-        for e in estimates:
-            assert np.isnan([e.estimate, e.se, e.statistic, e.df, e.p]).all()
+    for name, method in METHODS.items():
+        if name != "item" or "residual" not in status:  # items err without residuals, too
+            nothing(method(broken), status)
+
+
+def nothing(estimates, status):
+    """Every effect has the status and not one number."""
+    assert [e.status for e in estimates] == [status] * len(EFFECTS)
+    for e in estimates:
+        assert np.isnan([e.estimate, e.se, e.statistic, e.df, e.p, e.low, e.high]).all()
 
 
 def test_size_and_tokens_that_move_together_are_not_told_apart():
     along = np.array(SIZES + SIZES)
     lockstep = Panel(np.arange(6.0) ** 2, along, along * 20, np.array(["r"] * 6), along * np.nan)
     status = "not estimable: model size and training tokens do not vary independently"
-    assert {e.status for e in ols(lockstep)} == {status}
+    for method in METHODS.values():
+        nothing(method(lockstep), status)
 
 
 def test_five_cells_are_enough():
@@ -136,3 +146,230 @@ def test_five_cells_are_enough():
         np.full(5, np.nan),
     )
     assert [(e.status, e.df) for e in ols(five)] == [("ok", 1)] * 3
+
+
+CLUSTERED = {name: METHODS[name] for name in ("cluster", "jackknife", "two-stage", "wild")}
+PYTHIA = (7e7, 1.6e8, 4.1e8, 1e9, 1.4e9, 2.8e9, 6.9e9, 1.2e10)
+
+
+def noise(sizes=PYTHIA, tokens=(4e9, 8e9, 3e10, 3e11), seed=2, **more):
+    """A panel of noise with a shift per run and a strong interaction."""
+    empty = panel(np.zeros(len(sizes) * len(tokens)), sizes, tokens)
+    rng = np.random.default_rng(seed)
+    shift = np.repeat(rng.normal(size=len(sizes)), len(tokens))
+    value = shift + rng.normal(size=len(empty)) - 2 * design(empty)[:, 3]
+    return replace(empty, value=0.5 + value / 50, **more)
+
+
+def without(full, dropped):
+    """The panel without the rows `dropped`."""
+    kept = ~np.isin(np.arange(len(full)), dropped)
+    return Panel(
+        full.value[kept], full.parameters[kept], full.tokens[kept], full.run[kept], full.se[kept]
+    )
+
+
+def test_in_a_balanced_panel_all_methods_give_the_same_estimates():
+    full = noise()
+    full = replace(
+        full, replicates=full.value + np.random.default_rng(0).normal(size=(50, 32)) / 99
+    )
+    expected = [e.estimate for e in ols(full)]
+    for method in METHODS.values():
+        assert [e.estimate for e in method(full)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_degrees_of_freedom_and_intervals():
+    """Student intervals reach as many errors as the 5 % point of G - 1 or G - 2; G is 8."""
+    reach = {"ols": 2.048407, "cluster": 2.364624, "jackknife": 2.364624, "two-stage": 2.446912}
+    df = {"ols": 28, "cluster": 7, "jackknife": 7, "two-stage": 6}
+    for name, factor in reach.items():
+        for e in METHODS[name](noise()):
+            assert e.df == df[name]
+            assert (e.high - e.estimate) / e.se == pytest.approx(factor, abs=1e-5)
+            assert (e.estimate - e.low) / e.se == pytest.approx(factor, abs=1e-5)
+            assert e.p == pytest.approx(2 * stats.t.sf(abs(e.estimate / e.se), df[name]))
+
+
+def test_cluster_is_statsmodels_clustered_by_run():
+    full = without(noise(), [3, 9, 10])
+    groups = np.unique(full.run, return_inverse=True)[1]
+    fit = sm.OLS(zscore(full.value), design(full)).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}, use_t=True
+    )
+    assert [e.p for e in cluster(full)] == pytest.approx(fit.pvalues[1:])
+    assert [(e.low, e.high) for e in cluster(full)] == [
+        pytest.approx(tuple(ends)) for ends in fit.conf_int()[1:]
+    ]
+
+
+def test_jackknife_keeps_the_whole_panel_s_scale_when_it_leaves_a_run_out():
+    full = without(noise(), [0, 30])
+    value, matrix, runs = zscore(full.value), design(full), np.unique(full.run)
+    whole = sm.OLS(value, matrix).fit().params
+    changes = [
+        sm.OLS(value[k], matrix[k]).fit().params - whole for k in (full.run != r for r in runs)
+    ]
+    expected = np.sqrt(7 / 8 * np.square(changes).sum(axis=0))[1:]
+    assert [e.se for e in jackknife(full)] == pytest.approx(expected)
+
+
+def test_two_stage_leaves_out_runs_without_a_slope_and_names_them():
+    full = without(noise(), [1, 2, 3, 29, 30, 31])  # the smallest and the largest run keep one cell
+    status = "left out: toy/1.2e+10/0, toy/7e+07/0 (one token count)"
+    estimates = two_stage(full)
+    assert [(e.status, e.df) for e in estimates] == [(status, 4)] * 3
+    assert np.isfinite([e.p for e in estimates]).all()
+    # On the scale of the whole panel, the first stage and the second by hand.
+    _, size, tokens, _ = design(full).T
+    inner = [run for run in np.unique(full.run) if (full.run == run).sum() > 1]
+    slopes = [
+        np.polyfit(tokens[full.run == r], zscore(full.value)[full.run == r], 1)[0] for r in inner
+    ]
+    sizes = np.array([size[full.run == r][0] for r in inner])
+    second = sm.OLS(slopes, sm.add_constant(sizes - sizes.mean())).fit()
+    assert [e.estimate for e in estimates[1:]] == pytest.approx(second.params)
+    assert [e.p for e in estimates[1:]] == pytest.approx(second.pvalues)
+
+
+def test_wild_reports_cluster_s_t_and_says_when_p_is_at_its_floor():
+    full = noise(seed=3)
+    size, tokens, interaction = wild(full)
+    assert interaction.p == 2 / 256
+    assert interaction.status == "below resolution: 8 runs allow no p under 0.0078"
+    assert tokens.p == 4 / 256
+    assert (size.status, tokens.status) == ("ok", "ok")
+    for e, clustered in zip(wild(full), cluster(full), strict=True):
+        assert (e.estimate, e.se, e.statistic) == pytest.approx(
+            (clustered.estimate, clustered.se, clustered.statistic)
+        )
+        assert np.isnan(e.df)
+        assert e.low < e.estimate < e.high
+
+
+def test_wild_with_more_than_twelve_runs_draws_and_says_so():
+    full = noise(tuple(np.logspace(7, 10, 20)))
+    falling = wild(replace(full, value=full.value - np.log10(full.tokens)))[1]
+    assert falling.p == 1 / 10_000
+    assert falling.status == "below resolution: 9,999 draws allow no p under 0.0001"
+
+
+@pytest.mark.parametrize("method", CLUSTERED.values(), ids=CLUSTERED)
+def test_runs_too_few_to_know_how_runs_differ(method):
+    two = noise(sizes=(1e6, 1e8))
+    nothing(method(two), "not estimable: 2 runs, at least 3 are needed")
+    assert {e.status for e in ols(two)} == {"ok"}
+    seeds = replace(
+        noise(sizes=(1e6, 1e7, 1e8)),
+        parameters=np.full(12, 1e6),
+        run=np.repeat(["a", "b", "c"], 4),
+    )
+    nothing(method(seeds), "not estimable: all checkpoints have one model size")
+    missing = without(noise(sizes=(1e6, 1e8, 1e9)), [0, 1, 2, 3])
+    nothing(method(missing), "not estimable: 2 runs, at least 3 are needed")
+
+
+def test_a_size_with_one_run_of_two_sizes_cannot_be_left_out():
+    full = noise(sizes=(1e6, 1e6, 1e8))
+    full = replace(full, run=np.repeat(["toy/a/0", "toy/a/1", "toy/b/0"], 4))
+    status = "not estimable: without the run toy/b/0 size and tokens do not vary independently"
+    nothing(jackknife(full), status)
+    assert {e.status for e in two_stage(full)} == {"ok"}
+
+
+def test_runs_of_one_checkpoint_have_errors_but_no_slopes():
+    full = noise(sizes=(1e6, 1e7, 1e8))
+    single = replace(full, run=np.array([f"toy/{i}" for i in range(12)]))
+    nothing(
+        two_stage(single),
+        "not estimable: 0 runs with two token counts or more, at least 3 are needed",
+    )
+    for method in (cluster, jackknife, wild):
+        estimates = method(replace(single, value=full.value + full.tokens / 1e13))
+        assert np.isfinite([e.p for e in estimates]).all()
+
+
+def test_slopes_in_runs_of_one_size_say_nothing_about_size():
+    full = noise(sizes=(1e6, 1e6, 1e6, 1e8))
+    full = replace(full, run=np.array([*np.repeat(["a", "b", "c"], 4), *"defg"]))
+    nothing(
+        two_stage(full),
+        "not estimable: all runs with two token counts or more have one model size",
+    )
+
+
+@pytest.mark.parametrize("method", CLUSTERED.values(), ids=CLUSTERED)
+def test_runs_that_agree_exactly_give_no_infinite_t(method):
+    """Noise within runs that changes no run's line: residuals are left, but runs do not differ."""
+    exact = panel([x + t + x * t + (3 * t * t - 2) for x, t in GRID])
+    assert {e.status for e in ols(exact)} == {"ok"}
+    agree = "not estimable: the runs agree with the fit exactly, so its error is unknown"
+    nothing(method(exact), agree)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_an_offset_far_larger_than_the_spread_gives_no_false_precision(method):
+    """At 1e6 the values' last digits are rounding: what is exact above stays exact here."""
+    shifted = panel([1e6 + (x + t + 3 * t * t) / 1e3 for x, t in GRID])
+    for e in method(shifted):
+        assert np.isnan(e.statistic) or abs(e.statistic) < 1e6
+
+
+def test_per_tenfold_is_the_slope_on_the_plain_scale():
+    full = noise()
+    size, tokens = np.log10(full.parameters), np.log10(full.tokens)
+    size, tokens = size - size.mean(), tokens - tokens.mean()
+    plain = sm.OLS(full.value, np.column_stack([np.ones(32), size, tokens, size * tokens])).fit()
+    scaled = [e.estimate for e in ols(full)] * per_tenfold(full)
+    assert scaled == pytest.approx(plain.params[1:])
+
+
+def resampled(values, seed=8, replicates=400):
+    """Cells of 60 shared items for the rows of `values`, and the cells of resampled items."""
+    rng = np.random.default_rng(seed)
+    right = (rng.uniform(size=60) < values[:, None]).astype(float)
+    drawn = rng.integers(60, size=(replicates, 60))
+    return right, drawn, right[:, drawn].mean(axis=2).T
+
+
+def test_item_refits_every_replicate_on_the_scale_of_the_cells():
+    right, drawn, replicates = resampled(np.random.default_rng(1).uniform(0.2, 0.8, size=32))
+    cells = right.mean(axis=1)
+    full = replace(noise(), value=cells, replicates=replicates)
+    matrix = design(full)
+    slopes = np.array(
+        [
+            sm.OLS((right[:, d].mean(axis=1) - cells.mean()) / cells.std(ddof=1), matrix)
+            .fit()
+            .params
+            for d in drawn
+        ]
+    )[:, 1:]
+    for k, e in enumerate(item(full)):
+        assert e.status == "ok"
+        assert e.estimate == pytest.approx(ols(full)[k].estimate)
+        assert e.se == pytest.approx(slopes[:, k].std(ddof=1))
+        assert (e.low, e.high) == pytest.approx(tuple(np.percentile(slopes[:, k], [2.5, 97.5])))
+        below, above = (slopes[:, k] <= 0).sum() + 1, (slopes[:, k] >= 0).sum() + 1
+        assert e.p == pytest.approx(min(1, 2 * min(below, above) / 401))
+        assert np.isnan([e.statistic, e.df]).all()
+
+
+def test_item_s_p_ends_at_its_floor_without_a_remark():
+    full = noise()
+    replicates = full.value + np.random.default_rng(3).normal(size=(99, 32)) / 1e4
+    interaction = item(replace(full, replicates=replicates))[2]
+    assert (interaction.p, interaction.status) == (2 / 100, "ok")
+
+
+def test_item_without_item_level_scores():
+    none = "not estimable: no item-level scores"
+    full = noise()
+    nothing(item(full), none)
+    nothing(item(replace(full, replicates=np.full((9, 32), np.nan))), none)
+    some = np.tile(full.value, (9, 1))
+    some[:, :3] = np.nan
+    status = "not estimable: 3 of 32 cells have no item-level scores, or none in some resample"
+    nothing(item(replace(full, replicates=some)), status)
+    same = "not estimable: the cells are the same for every resample of the items"
+    nothing(item(replace(full, replicates=np.tile(full.value, (9, 1)))), same)
