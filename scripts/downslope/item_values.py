@@ -1,12 +1,13 @@
 """Item values: each metric of each item, a column per checkpoint; one Parquet file per task.
 
 Cells are means over items. What needs the items themselves (resampling them, comparing two
-checkpoints on the same ones) reads them here, one outcome at a time: a row group holds one
-outcome, so that a study of a thousand checkpoints is never in memory at once.
+checkpoints on the same ones) reads them here, one outcome at a time: each outcome is one row group
+of the file, so that a study of a thousand checkpoints is never in memory at once.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from downslope.errors import StudyError
 from downslope.files import atomic_write
 
-_LABELS = ("protocol", "metric", "item")
+_OUTCOMES = "outcomes"  # key of the file's metadata: its (protocol, metric) pairs, as JSON
 
 Key = tuple[str, str]
 """(protocol, metric): with the file's task, an outcome."""
@@ -36,7 +37,8 @@ def write_item_values(path: str | os.PathLike[str], values: Mapping[Key, pd.Data
     frames = list(values.values())
     ckpts = [str(name) for name in frames[0].columns] if frames else []
     schema = pa.schema(
-        [*((name, pa.string()) for name in _LABELS), *((name, pa.float32()) for name in ckpts)]
+        [("item", pa.string()), *((name, pa.float32()) for name in ckpts)],
+        metadata={_OUTCOMES: json.dumps(list(values))},
     )
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for (protocol, metric), frame in values.items():
@@ -55,8 +57,6 @@ def write_item_values(path: str | os.PathLike[str], values: Mapping[Key, pd.Data
                     remedy="Items need ids of their own: look for a file that was read twice.",
                 )
             columns: dict[str, Any] = {
-                "protocol": [protocol] * len(frame),
-                "metric": [metric] * len(frame),
                 "item": frame.index.astype(str).tolist(),
                 **{name: frame[name].to_numpy() for name in ckpts},
             }
@@ -65,8 +65,8 @@ def write_item_values(path: str | os.PathLike[str], values: Mapping[Key, pd.Data
 
 def outcomes_in(path: str | os.PathLike[str]) -> list[Key]:
     """(protocol, metric) of every outcome in a file of item values, in the file's order."""
-    labels = pq.read_table(path, columns=["protocol", "metric"]).to_pandas().drop_duplicates()
-    return list(labels.itertuples(index=False, name=None))
+    stated = pq.read_schema(path).metadata[_OUTCOMES.encode()]
+    return [(protocol, metric) for protocol, metric in json.loads(stated)]
 
 
 def read_item_values(path: str | os.PathLike[str], protocol: str, metric: str) -> pd.DataFrame:
@@ -74,6 +74,10 @@ def read_item_values(path: str | os.PathLike[str], protocol: str, metric: str) -
 
     A frame without rows where the file has no item-level scores of this outcome.
     """
-    wanted = [("protocol", "==", protocol), ("metric", "==", metric)]
-    frame = pq.read_table(path, filters=wanted).to_pandas().set_index("item")
-    return frame.drop(columns=["protocol", "metric"]).astype("float64")
+    outcomes = outcomes_in(path)
+    if (protocol, metric) not in outcomes:
+        return pd.DataFrame(index=pd.Index([], name="item"))
+    with pq.ParquetFile(path) as file:
+        table = file.read_row_group(outcomes.index((protocol, metric)))
+    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return frame.set_index("item").astype("float64")

@@ -31,7 +31,7 @@ def test_without_items_there_are_no_rows(tmp_path: Path) -> None:
     assert outcomes_in(path) == []
     assert read_item_values(path, "p", "accuracy").shape == (0, 0)
     write_item_values(path, VALUES)
-    assert len(read_item_values(path, "p", "brier")) == 0
+    assert read_item_values(path, "p", "brier").empty
 
 
 def test_an_item_that_is_there_twice_is_refused(tmp_path: Path) -> None:
