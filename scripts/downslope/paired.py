@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
 
-from downslope.regression import FloatArray
+from downslope.panel import FloatArray
 
 # Below this many discordant items the chi-squared form of McNemar's test is too rough.
 EXACT_BELOW = 25
@@ -22,6 +23,11 @@ EXACT_BELOW = 25
 # with more, as many as below are drawn.
 ENUMERATED = 13
 SIGN_VECTORS = 9_999
+SAMPLED = f"{SIGN_VECTORS:,} sign flips"
+MEASURES = (
+    *("value", "reference_value", "difference", "se", "low", "high"),
+    *("lost", "gained", "n", "test", "p", "status"),
+)
 _BLOCK = 256  # sign vectors in memory at a time: 43 MB with 20,897 items
 # Sums this close, as a share of the sum of absolute differences, are ties.
 _ROUNDING = 1e-9
@@ -56,7 +62,7 @@ def mean_difference(difference: FloatArray) -> MeanDifference:
     mean = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
     squares = np.where(known, (difference - mean) ** 2, 0.0).sum(axis=0)
     variance = np.divide(squares, n - 1, out=np.full(n.shape, np.nan), where=n > 1)
-    se = np.sqrt(np.divide(variance, n, out=variance, where=n > 1))
+    se = np.sqrt(variance / np.maximum(n, 1))
     reach = stats.t.ppf(0.975, np.maximum(n - 1, 1)) * se
     return MeanDifference(mean, se, mean - reach, mean + reach, n)
 
@@ -118,3 +124,46 @@ def _sampled(known: FloatArray, seed: int) -> FloatArray:
 def _seen(known: FloatArray) -> FloatArray:
     """The absolute sum of each column, less what rounding could take from an equal one."""
     return np.abs(known.sum(axis=0)) - _ROUNDING * np.abs(known).sum(axis=0)
+
+
+def compare(
+    value: FloatArray, reference: FloatArray, *, right_or_wrong: bool, sign: int, seed: int
+) -> pd.DataFrame:
+    """Every comparison of one outcome: a row per column of `value` and `reference`, see `MEASURES`.
+
+    Both are (items, comparisons) with NaN where an item has no value; values are means over the
+    items that have both. `right_or_wrong`: all are 0 or 1, so that items flip and McNemar's test
+    applies; else lost and gained are missing and signs are flipped, drawn from `seed`. `sign` is
+    1 where higher values are better, -1 where lower ones are. `status` is `ok`, or says on how
+    few of the items that either has the comparison rests, or that it rests on none.
+    """
+    difference = value - reference
+    shared = ~np.isnan(difference)
+    mean = mean_difference(difference)
+    either = (~np.isnan(value) | ~np.isnan(reference)).sum(axis=0)
+    frame = pd.DataFrame(vars(mean)).rename(columns={"mean": "difference"})
+    for column, of_items in (("value", value), ("reference_value", reference)):
+        total = np.where(shared, of_items, 0.0).sum(axis=0)
+        frame[column] = total / np.where(mean.n > 0, mean.n, np.nan)
+    if right_or_wrong:
+        frame["lost"] = (sign * difference < 0).sum(axis=0)
+        frame["gained"] = (sign * difference > 0).sum(axis=0)
+        flips = zip(frame["lost"], frame["gained"], strict=True)
+        frame[["p", "test"]] = [mcnemar(lost, gained) for lost, gained in flips]
+    else:
+        frame[["lost", "gained"]] = None
+        frame["p"], exact = sign_flips(difference, seed)
+        frame["test"] = np.where(exact, "exact sign flips", SAMPLED)
+    frame["status"] = [_status(n, of) for n, of in zip(mean.n, either, strict=True)]
+    nothing = frame["n"] == 0
+    frame.loc[nothing, ["lost", "gained", "p"]] = None
+    frame.loc[nothing, "test"] = ""
+    return frame[list(MEASURES)]
+
+
+def _status(n: int, either: int) -> str:
+    if n == 0:
+        return "no test: no item has a value in both checkpoints"
+    if n < either:
+        return f"on {n} of {either} items: the others have a value in one checkpoint only"
+    return "ok" if n > 1 else "no interval: the task has one item"

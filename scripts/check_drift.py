@@ -1,0 +1,33 @@
+"""Fail where the newest checkpoint of a run has lost more than the config allows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from downslope.drift_gate import check
+from downslope.files import atomic_write
+from downslope.logs import log_to
+from downslope.tsv import read_tsv
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(
+    drift: str, flipped: str, allowed_loss: float, level: float, output: str, log: str
+) -> None:
+    with log_to(log) as logger:
+        text = check(read_tsv(drift), allowed_loss, level, flipped)
+        with atomic_write(output) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+        logger.info("%s", text)
+
+
+if "snakemake" in globals():
+    main(
+        drift=snakemake.input.drift,
+        flipped=snakemake.input.flipped,
+        allowed_loss=snakemake.params.allowed_loss,
+        level=snakemake.params.level,
+        output=snakemake.output[0],
+        log=snakemake.log[0],
+    )
