@@ -1,0 +1,126 @@
+"""The verdict table as a page: a person's first look at a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from downslope.verdict_words import CANNOT_TELL, FALLS, RISES, change_with_interval
+
+_EFFECTS = {"size": "with size", "training": "with training"}
+_ITEMS = {
+    True: "`Falls while training` counts single runs whose own slope falls, on these items: "
+    "another training run may do otherwise.",
+    False: "There are no item-level scores, so single runs are not tested.",
+}
+_CALIBRATION = (
+    "How far to trust each method was counted on simulated studies of 8 models at 8 checkpoints "
+    "(config/calibration.tsv); `snakemake calibrate` counts it for this study's own checkpoints."
+)
+_LARGER = {FALLS: "worse in larger models", RISES: "better in larger models"}
+
+
+def as_markdown(
+    table: pd.DataFrame,
+    *,
+    title: str,
+    robust: str,
+    level: float,
+    level_notes: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> str:
+    """The page: an answer in a sentence, a table, every verdict in words, and how to read it.
+
+    A section per family of tests. `level_notes` says of each method how it did in the calibration;
+    `notes` are further sentences on this study.
+    """
+    lines = [f"# What gets worse: {_plain(title)}", ""]
+    for family, rows in table.groupby("tests", sort=False):
+        if table["tests"].nunique() > 1:
+            lines += [f"## {family}", ""]
+        lines += [*_answer(rows), "", *_table(rows), ""]
+        lines += [f"- **{_plain(r.title)}.** {_plain(r.verdict)}" for r in rows.itertuples()]
+        lines += [""]
+    lines += ["## How to read this", ""]
+    said = [*_reading(table, robust, level), *notes, *level_notes.values(), _CALIBRATION]
+    return "\n".join([*lines, *(f"- {_plain(sentence)}" for sentence in said), ""])
+
+
+def _answer(rows: pd.DataFrame) -> list[str]:
+    """What falls and what rises, by name."""
+    said = []
+    for effect, words in _EFFECTS.items():
+        for word, verb in ((FALLS, "gets worse"), (RISES, "gets better")):
+            named = rows.loc[rows[effect] == word, "title"].map(_plain).tolist()
+            if named or word == FALLS:
+                bold = "**" if word == FALLS and named else ""
+                said.append(
+                    f"{bold}{verb.capitalize()} {words}{bold}: {', '.join(named) or 'none'}."
+                )
+    return ["  \n".join(said)]
+
+
+def _table(rows: pd.DataFrame) -> list[str]:
+    heads = ["Task", "With size", "With training", "Training is"]
+    own = rows["own_trends"].ne("").any()
+    heads += ["Falls while training"] if own else []
+    lines = [f"| {' | '.join(heads)} |", "|" + " :--- |" * len(heads)]
+    for row in rows.to_dict("records"):
+        cells = [_plain(row["title"]), *(_effect(row, effect) for effect in _EFFECTS)]
+        cells += [_interaction(row)]
+        cells += [_plain(row["own_trends"]) or "–"] if own else []
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _effect(row: Mapping[Any, Any], effect: str) -> str:
+    """`**falls** −14.5 points (95% −20.1 to −8.9), 5 of 5`"""
+    word = str(row[effect])
+    if word == CANNOT_TELL:
+        return word
+    change, low, high = (float(row[f"{effect}_{name}"]) for name in ("change", "low", "high"))
+    shown = change_with_interval(change, low, high, row["metric"])
+    return f"{_bold(word)} {shown}{_count(row, effect)}"
+
+
+def _interaction(row: Mapping[Any, Any]) -> str:
+    word = str(row["interaction"])
+    if word == CANNOT_TELL:
+        return word
+    return f"{_bold(word, _LARGER.get(word, word))}{_count(row, 'interaction')}"
+
+
+def _bold(word: str, text: str = "") -> str:
+    return f"**{text or word}**" if word == FALLS else text or word
+
+
+def _count(row: Mapping[Any, Any], effect: str) -> str:
+    found = len(str(row[f"{effect}_methods"]).split())
+    return f", {found} of {row[f'{effect}_asked']}"
+
+
+def _reading(table: pd.DataFrame, robust: str, level: float) -> list[str]:
+    counts = {(row.n, row.expected) for row in table.itertuples()}
+    used = " and ".join(f"{n} of {expected}" for n, expected in sorted(counts))
+    return [
+        f"The judge is the method {robust}: an effect is stated where its p, corrected over the "
+        f"family of tests (Benjamini-Hochberg), is below {level:g}. `3 of 5` counts the methods "
+        "that find it, of those that could look; effects.tsv has them all.",
+        "`Not established`: other methods find it, the judge does not. `No clear change` is not "
+        "evidence of none; the interval says how large a change could hide.",
+        "Changes are per tenfold of parameters or of training tokens, at the mean of the other; "
+        "a point is a hundredth of the metric.",
+        _ITEMS[bool(table["own_trends"].ne("").any())],
+        f"Checkpoints used: {used}.",
+    ]
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown shows as it is."""
+    shown = "" if text is None or (isinstance(text, float) and np.isnan(text)) else str(text)
+    for mark in ("\\", "|", "*", "_", "<"):
+        shown = shown.replace(mark, f"\\{mark}")
+    return shown
