@@ -19,7 +19,10 @@ include: "rules/weights.smk"
 include: "rules/score.smk"
 include: "rules/cells.smk"
 include: "rules/stats.smk"
+include: "rules/drift.smk"
 include: "rules/figures.smk"
+include: "rules/design.smk"
+include: "rules/exchange.smk"
 include: "rules/demo.smk"
 
 

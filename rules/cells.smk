@@ -1,6 +1,7 @@
 # Log-likelihoods --> cells: every metric of every checkpoint and task, and what is missing.
-# A study whose config says `cells: import` takes its cells from a published table instead; the
-# published file has no items, so its item values are empty files.
+# A study whose config says `cells: import` takes its cells from a published table instead, one
+# that says `cells: harness` from the output of lm-evaluation-harness. Without items (as in the
+# published file) the files of item values are empty.
 # Target `partial` makes the same tables from what the store holds so far, under results/partial/.
 
 CELL_MODULES = modules_digest(
@@ -10,6 +11,11 @@ CELL_MODULES = modules_digest(
     ]
 )
 REPORTED = [task.task for task in STUDY.reported]
+ABSENT = {
+    "scores": "not scored yet",
+    "import": "not in the published table",
+    "harness": "no result in the folder",
+}
 
 if STUDY.config["cells"] == "import":
 
@@ -32,6 +38,35 @@ if STUDY.config["cells"] == "import":
             ),
         script:
             "../scripts/import_cells.py"
+
+elif STUDY.config["cells"] == "harness":
+
+    rule import_harness:
+        input:
+            results=lambda w: harness_files(),
+        output:
+            cells="results/{scope}cells.tsv",
+            item_values=expand(
+                "resources/{{scope}}item_values/{task}.parquet", task=REPORTED
+            ),
+        log:
+            "logs/{scope}import_harness.log",
+        conda:
+            "../envs/stats.yaml"
+        params:
+            harness=config["harness"],
+            checkpoints=checkpoint_rows(STUDY.checkpoints),
+            tasks=REPORTED,
+            modules=modules_digest(
+                [
+                    *("cells.py", "harness_cells.py", "harness_checks.py"),
+                    *("harness_files.py", "harness_items.py", "harness_metrics.py"),
+                    *("harness_models.py", "harness_samples.py", "item_values.py"),
+                    *("metrics.py", "tsv.py"),
+                ]
+            ),
+        script:
+            "../scripts/import_harness.py"
 
 else:
 
@@ -115,6 +150,8 @@ rule coverage:
             for row in STUDY.tasks
         ],
         failures=lambda w: sorted(map(str, Path("resources/scored").glob("*/*.failed"))),
+        absent=ABSENT[STUDY.config["cells"]],
+        metrics=config.get("harness", {}).get("metrics", {}),
         modules=CELL_MODULES,
     script:
         "../scripts/write_coverage.py"

@@ -63,7 +63,9 @@ wildcard_constraints:
 
 def targets(scope=""):
     """What `all` makes, or with scope `partial/` the same from what exists so far."""
-    names = ["cells.tsv", "coverage.tsv", "metrics.tsv", "stats/effects.tsv"]
+    names = ["cells.tsv", "coverage.tsv", "metrics.tsv"]
+    tables = ["verdicts", "effects", "trends", "run_trends", "drift", "flipped"]
+    names += [f"stats/{table}.tsv" for table in tables] + ["stats/verdicts.md"]
     names += [f"stats/table1.{form}" for form in ("tsv", "md", "tex")]
     names += [f"figures/accuracy.{form}" for form in ("pdf", "svg", "png")]
     return [f"results/{scope}{name}" for name in names]
@@ -79,15 +81,48 @@ def checkpoint_rows(rows):
 
 def arithmetic_notes():
     """What Table 1 says about precision, where this study scored its checkpoints itself."""
-    if STUDY.config["cells"] == "import":
+    if STUDY.config["cells"] != "scores":
         return []
     return [f"Models in {STUDY.config['dtype']}; softmax and sums in float32 or wider."]
+
+
+def design_notes():
+    """What the verdicts say about the study's own design."""
+    runs = {row.run for row in STUDY.usable}
+    sizes = len({row.parameters for row in STUDY.usable})
+    if len(runs) == sizes:
+        return []
+    return [
+        f"{len(runs)} runs of {sizes} sizes: errors are clustered by run, and what is said about "
+        "size still rests on the number of sizes."
+    ]
+
+
+def allowed_loss(wildcards):
+    """How far an outcome may fall before the target `drift` fails."""
+    if "drift" not in config:
+        raise WorkflowError(
+            "config/config.yaml: lacks the key 'drift', by which the target `drift` knows what "
+            "may be lost. Add for example: drift: {allowed_loss: 0.02}"
+        )
+    return config["drift"]["allowed_loss"]
 
 
 def dataset_of(wildcards):
     """The verified file of a task's data set."""
     row = STUDY.datasets[STUDY.by_task[wildcards.task].dataset]
     return f"resources/datasets/{row['dataset']}/{row['file']}"
+
+
+def harness_files():
+    """The output of lm-evaluation-harness that a study takes its cells from."""
+    from downslope.harness_files import input_files
+
+    harness = config["harness"]
+    try:
+        return input_files(Path(harness["folder"]), harness.get("files", "**/*.json"))
+    except StudyError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def own_source(dataset):

@@ -19,6 +19,7 @@ rule measure_drift:
     params:
         families=DECLARED,
         level=config["level"],
+        better=STUDY.better,
         modules=modules_digest(
             [
                 *("correction.py", "drift.py", "item_values.py", "metrics.py"),
@@ -42,6 +43,7 @@ rule check_drift:
     params:
         allowed_loss=allowed_loss,
         level=config["level"],
+        better=STUDY.better,
         modules=modules_digest(
             ["drift.py", "drift_gate.py", "metrics.py", "paired.py", "tsv.py"]
         ),

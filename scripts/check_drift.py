@@ -1,5 +1,6 @@
 """Fail where the newest checkpoint of a run has lost more than the config allows."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,16 @@ if TYPE_CHECKING:
 
 
 def main(
-    drift: str, flipped: str, allowed_loss: float, level: float, output: str, log: str
+    drift: str,
+    flipped: str,
+    allowed_loss: float,
+    level: float,
+    better: Mapping[str, str],
+    output: str,
+    log: str,
 ) -> None:
     with log_to(log) as logger:
-        text = check(read_tsv(drift), allowed_loss, level, flipped)
+        text = check(read_tsv(drift), allowed_loss, level, flipped, better)
         with atomic_write(output) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
         logger.info("%s", text)
@@ -28,6 +35,7 @@ if "snakemake" in globals():
         flipped=snakemake.input.flipped,
         allowed_loss=snakemake.params.allowed_loss,
         level=snakemake.params.level,
+        better=snakemake.params.better,
         output=snakemake.output[0],
         log=snakemake.log[0],
     )

@@ -21,6 +21,7 @@ def main(
     item_values: Sequence[str],
     families: Mapping[str, Sequence[str]],
     level: float,
+    better: Mapping[str, str],
     outputs: Mapping[str, str],
     log: str,
 ) -> None:
@@ -32,9 +33,9 @@ def main(
         return read_item_values(paths[outcome.task], outcome.protocol, outcome.metric)
 
     with log_to(log) as logger:
-        table = drift(read_tsv(cells), values_of, families, level)
+        table = drift(read_tsv(cells), values_of, families, level, better)
         write_tsv(table, outputs["drift"])
-        items = flipped(table, values_of)
+        items = flipped(table, values_of, better)
         write_tsv(items, outputs["flipped"])
         for status, count in table["status"].value_counts().items():
             if status != "ok":
@@ -48,6 +49,7 @@ if "snakemake" in globals():
         item_values=snakemake.input.item_values,
         families=snakemake.params.families,
         level=snakemake.params.level,
+        better=snakemake.params.better,
         outputs={"drift": snakemake.output.drift, "flipped": snakemake.output.flipped},
         log=snakemake.log[0],
     )

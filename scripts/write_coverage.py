@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from downslope.coverage import coverage
+from downslope.harness_metrics import MetricNames
 from downslope.logs import log_to
-from downslope.metrics import metric_catalogue
 from downslope.tsv import read_tsv, write_tsv
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ def main(
     checkpoints: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
     failures: Sequence[str],
+    absent: str,
+    metrics: Mapping[str, Any],
     outputs: Mapping[str, str],
     log: str,
 ) -> None:
@@ -32,9 +34,9 @@ def main(
             ).strip()
             for path in map(Path, failures)
         }
-        table = coverage(pd.DataFrame(checkpoints), pd.DataFrame(tasks), scored, reasons)
+        table = coverage(pd.DataFrame(checkpoints), pd.DataFrame(tasks), scored, reasons, absent)
         write_tsv(table, outputs["coverage"])
-        write_tsv(metric_catalogue(), outputs["metrics"])
+        write_tsv(MetricNames(metrics, "harness.metrics").catalogue(), outputs["metrics"])
         for state, count in table["state"].value_counts().items():
             logger.info("%d cells of checkpoint and task are %s", count, state)
 
@@ -45,6 +47,8 @@ if "snakemake" in globals():
         checkpoints=snakemake.params.checkpoints,
         tasks=snakemake.params.tasks,
         failures=snakemake.params.failures,
+        absent=snakemake.params.absent,
+        metrics=snakemake.params.metrics,
         outputs={"coverage": snakemake.output.coverage, "metrics": snakemake.output.metrics},
         log=snakemake.log[0],
     )

@@ -8,7 +8,6 @@ import pandas as pd
 
 COLUMNS = ("ckpt", "task", "state", "reason")
 NOT_REPORTED = "report is no in tasks.tsv"
-NOT_YET = "not scored yet"
 
 
 def coverage(
@@ -16,13 +15,14 @@ def coverage(
     tasks: pd.DataFrame,
     scored: Collection[tuple[str, str]],
     reasons: Mapping[tuple[str, str], str],
+    absent: str = "not scored yet",
 ) -> pd.DataFrame:
     """One row for every checkpoint x task, however little of it exists.
 
     checkpoints  ckpt, family, parameters, seed, step, known_bad (empty: nothing is wrong)
     tasks        task, report (yes or no), in the order wanted
     scored       the pairs (ckpt, task) that have cells
-    reasons      for pairs that are missing, why; `not scored yet` where it says nothing
+    reasons      for pairs that are missing, why; `absent` where it says nothing
 
     state is `excluded` where the tables take the pair out of the study, with the reason given
     by known_bad or report (also if it was scored before that), else `scored` with an empty
@@ -40,6 +40,6 @@ def coverage(
             elif (ckpt, task) in scored:
                 state, reason = "scored", ""
             else:
-                state, reason = "missing", reasons.get((ckpt, task), NOT_YET)
+                state, reason = "missing", reasons.get((ckpt, task), absent)
             rows.append((ckpt, task, state, reason))
     return pd.DataFrame(rows, columns=list(COLUMNS))

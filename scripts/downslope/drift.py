@@ -14,7 +14,7 @@ import pandas as pd
 
 from downslope.correction import corrected
 from downslope.errors import StudyError
-from downslope.metrics import METRICS
+from downslope.metrics import BETTER
 from downslope.outcomes import Outcome
 from downslope.paired import MEASURES, SAMPLED, SIGN_VECTORS, compare
 
@@ -58,6 +58,7 @@ def drift(
     item_values: ItemValues,
     families: Mapping[str, Sequence[str]],
     level: float = 0.05,
+    better: Mapping[str, str] = BETTER,
 ) -> pd.DataFrame:
     """The drift table: a row per checkpoint x (previous, best) x outcome; see `COLUMNS`, `NOTES`.
 
@@ -76,7 +77,8 @@ def drift(
     Multiplying p by the k candidates makes the test against the best valid whatever rule chose it
     (Bonferroni): that any of k true comparisons has p below a / k has at most probability a.
 
-    Raises StudyError where a cell is given twice.
+    `better` says of each metric whether `higher` or `lower` is better. Raises StudyError where a
+    cell is given twice.
     """
     checkpoints = cells[["ckpt", *RUN, "step"]].drop_duplicates("ckpt")
     checkpoints = checkpoints.sort_values([*RUN, "step", "ckpt"], ignore_index=True)
@@ -84,9 +86,10 @@ def drift(
     parts = []
     for tests, outcome in _outcomes(families, by_outcome):
         values = _values(by_outcome.get(outcome, cells.iloc[:0]), outcome)
-        rows = _rows(checkpoints, values, outcome).assign(tests=tests)
+        sign = _sign(outcome, better)
+        rows = _rows(checkpoints, values, outcome, sign).assign(tests=tests)
         pairs = rows.loc[rows["obstacle"] == "", ["ckpt", "reference"]].drop_duplicates()
-        measured = _measured(pairs, item_values(outcome), outcome)
+        measured = _measured(pairs, item_values(outcome), sign)
         rows = rows.merge(measured, how="left", on=["ckpt", "reference"])
         rows["value"] = rows["value"].fillna(rows["ckpt"].map(values))
         rows["reference_value"] = rows["reference_value"].fillna(rows["reference"].map(values))
@@ -101,7 +104,9 @@ def drift(
     return table[list(COLUMNS)].astype(dict.fromkeys(("lost", "gained", "n"), "Int64"))
 
 
-def flipped(drift: pd.DataFrame, item_values: ItemValues) -> pd.DataFrame:
+def flipped(
+    drift: pd.DataFrame, item_values: ItemValues, better: Mapping[str, str] = BETTER
+) -> pd.DataFrame:
     """The items that flipped, for the newest checkpoint of every run against both references.
 
     Columns are `FLIPPED`; change is `lost` (from right to wrong) or `gained`. In the order of
@@ -117,7 +122,7 @@ def flipped(drift: pd.DataFrame, item_values: ItemValues) -> pd.DataFrame:
         margins = item_values(outcome._replace(metric="margin"))
         margins = margins.reindex(index=values.index, columns=values.columns)
         for place, ckpt, against, reference in group[_COMPARED].itertuples(name=None):
-            change = _sign(outcome) * (values[ckpt] - values[reference])
+            change = _sign(outcome, better) * (values[ckpt] - values[reference])
             listed = pd.DataFrame({"change": change, "moved": margins[ckpt] - margins[reference]})
             listed = listed.assign(margin=margins[ckpt], reference_margin=margins[reference])
             listed = listed[change.abs() > 0].assign(moved=listed["moved"] * -listed["change"])
@@ -151,8 +156,8 @@ def _outcomes(
     return found
 
 
-def _sign(outcome: Outcome) -> int:
-    return 1 if METRICS[outcome.metric].better == "higher" else -1
+def _sign(outcome: Outcome, better: Mapping[str, str]) -> int:
+    return 1 if better[outcome.metric] == "higher" else -1
 
 
 def _values(cells: pd.DataFrame, outcome: Outcome) -> dict[str, float]:
@@ -168,14 +173,15 @@ def _values(cells: pd.DataFrame, outcome: Outcome) -> dict[str, float]:
     return dict(zip(known["ckpt"], known["value"].astype(float), strict=True))
 
 
-def _rows(checkpoints: pd.DataFrame, values: Mapping[str, float], outcome: Outcome) -> pd.DataFrame:
+def _rows(
+    checkpoints: pd.DataFrame, values: Mapping[str, float], outcome: Outcome, sign: int
+) -> pd.DataFrame:
     """A row for each checkpoint but the first of a run, and each of `AGAINST`.
 
     `place` and `rank` give the order of checkpoints and of `AGAINST`; `choices` is the number of
     checkpoints that the reference was chosen from for its value; where nothing can be compared
     the reference is empty and `obstacle` says why.
     """
-    sign = _sign(outcome)
     rows: list[tuple[object, ...]] = []
     for _, run in checkpoints.groupby(RUN, sort=False):
         first, earlier, previous, best = True, 0, "", ""
@@ -199,7 +205,7 @@ def _rows(checkpoints: pd.DataFrame, values: Mapping[str, float], outcome: Outco
     return pd.concat([labels, table], axis=1).assign(**outcome._asdict())
 
 
-def _measured(pairs: pd.DataFrame, items: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:
+def _measured(pairs: pd.DataFrame, items: pd.DataFrame, sign: int) -> pd.DataFrame:
     """The `MEASURES` of those pairs of checkpoints that both have item values."""
     matrix = items.to_numpy(np.float64)
     right_or_wrong = bool((np.isnan(matrix) | (matrix == 0) | (matrix == 1)).all())
@@ -211,9 +217,7 @@ def _measured(pairs: pd.DataFrame, items: pd.DataFrame, outcome: Outcome) -> pd.
             matrix.take(items.columns.get_indexer(pd.Index(block[side])), axis=1)
             for side in ("ckpt", "reference")
         )
-        measures = compare(
-            value, reference, right_or_wrong=right_or_wrong, sign=_sign(outcome), seed=_SEED
-        )
+        measures = compare(value, reference, right_or_wrong=right_or_wrong, sign=sign, seed=_SEED)
         parts.append(pd.concat([block, measures], axis=1))
     return pd.concat(parts[1:] or parts)
 

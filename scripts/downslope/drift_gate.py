@@ -7,12 +7,14 @@ test could not confirm it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from downslope.drift import MARGINS, NOTES, OUTCOME, newest
 from downslope.errors import StudyError
-from downslope.metrics import METRICS
+from downslope.metrics import BETTER, METRICS
 
 _COMPARISON = ["ckpt", "against"]
 _NAMES = {"previous": "the one before", "best": "the best before it"}
@@ -24,18 +26,28 @@ _NEEDED = (
 _ROUNDING = 1e-9
 
 
-def losses(drift: pd.DataFrame, allowed_loss: float, level: float) -> pd.DataFrame:
+def losses(
+    drift: pd.DataFrame,
+    allowed_loss: float,
+    level: float,
+    better: Mapping[str, str] = BETTER,
+) -> pd.DataFrame:
     """The rows of `drift` that make the gate fail.
 
     Newest checkpoints and declared outcomes only: performance fell by more than `allowed_loss`
     (in the metric's own unit: 0.02 is two points of accuracy; a lower-better metric falls by
     rising) and q is below `level`.
     """
-    table = judged(drift, allowed_loss, level)
+    table = judged(drift, allowed_loss, level, better)
     return drift.loc[table.index[table["verdict"] == "lost"]]
 
 
-def judged(drift: pd.DataFrame, allowed_loss: float, level: float) -> pd.DataFrame:
+def judged(
+    drift: pd.DataFrame,
+    allowed_loss: float,
+    level: float,
+    better: Mapping[str, str] = BETTER,
+) -> pd.DataFrame:
     """Newest checkpoints and declared outcomes, with `fall` (performance lost) and `verdict`.
 
     verdict is `lost`; `undecided` where the fall is larger than allowed and no test could say
@@ -44,7 +56,7 @@ def judged(drift: pd.DataFrame, allowed_loss: float, level: float) -> pd.DataFra
     `allowed`.
     """
     table = newest(drift[~drift["tests"].str.endswith(MARGINS)])
-    sign = [-1.0 if METRICS[name].better == "higher" else 1.0 for name in table["metric"]]
+    sign = [-1.0 if better[name] == "higher" else 1.0 for name in table["metric"]]
     table = table.assign(fall=np.array(sign) * table["difference"])
     larger = table["fall"] > allowed_loss + _ROUNDING
     untested = table["q"].isna() | table["status"].str.startswith("below resolution")
@@ -56,13 +68,19 @@ def judged(drift: pd.DataFrame, allowed_loss: float, level: float) -> pd.DataFra
     return table
 
 
-def check(drift: pd.DataFrame, allowed_loss: float, level: float, flipped: str) -> str:
+def check(
+    drift: pd.DataFrame,
+    allowed_loss: float,
+    level: float,
+    flipped: str,
+    better: Mapping[str, str] = BETTER,
+) -> str:
     """What was compared and what was found, as text; `flipped` is the path named for the items.
 
     Raises StudyError with all rows of `losses`, and with all falls that are larger than allowed
     and cannot be tested: a gate that cannot decide does not open.
     """
-    table = judged(drift, allowed_loss, level)
+    table = judged(drift, allowed_loss, level, better)
     allowed = f"{100 * allowed_loss:g} points"
     if not table["metric"].map(_in_points).all():
         allowed += f" ({allowed_loss:g} of a metric without points)"
@@ -158,7 +176,7 @@ def _summary(group: pd.DataFrame, allowed_loss: float) -> list[str]:
 
 def _in_points(metric: str) -> bool:
     """Shares are printed as points of a hundred, other metrics in their own unit."""
-    return (METRICS[metric].low, METRICS[metric].high) == (0.0, 1.0)
+    return metric in METRICS and (METRICS[metric].low, METRICS[metric].high) == (0.0, 1.0)
 
 
 def _q(q: float) -> str:

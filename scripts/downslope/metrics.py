@@ -271,3 +271,7 @@ def brier(answers: Answers) -> Floats:
 )
 def mass(answers: Answers) -> Floats:
     return np.where(answers.valid.any(axis=1), answers.log_total, np.nan)
+
+
+BETTER = {name: metric.better for name, metric in METRICS.items()}
+"""Metric -> `higher` or `lower`, which is better; what other programs computed may add to it."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from downslope.errors import StudyError
-from downslope.metrics import METRICS
+from downslope.harness_metrics import MetricNames
 from downslope.outcomes import Outcome
-from downslope.protocols import PROTOCOLS
-from downslope.tables import check_config, read_table, read_yaml, require_unique
+from downslope.study_checks import check_checkpoints, check_families, check_tasks
+from downslope.tables import check_config, read_table, read_yaml
 
 REGISTER = Path(__file__).resolve().parents[2] / "config" / "datasets.tsv"
 """The register of data sets that ships with Downslope; a study can add one of its own."""
 
 HUB = "hub:"
+HARNESS = "harness"
+"""Data set and protocol of results that lm-evaluation-harness computed."""
+
+ROBUST = "two-stage"
+"""The default judge of the verdicts, taken from the shipped table by calibration.py's rule."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Study:
     tasks: list[Task]
     datasets: Mapping[str, dict[str, Any]]
     families: Mapping[str, list[Outcome]]
+    metrics: MetricNames
 
     @cached_property
     def by_ckpt(self) -> dict[str, Checkpoint]:
@@ -101,6 +105,16 @@ class Study:
         return {name: outcomes for name, outcomes in kept.items() if outcomes}
 
     @property
+    def robust(self) -> str:
+        """The method whose word the verdicts take."""
+        return str(self.config.get("robust", ROBUST))
+
+    @property
+    def better(self) -> dict[str, str]:
+        """Which way each metric is better: `higher` or `lower`."""
+        return self.metrics.better
+
+    @property
     def primary(self) -> list[Outcome]:
         """Outcomes of the first family of tests: those of Table 1 and Figure 1."""
         return next(iter(self.tested.values()))
@@ -123,14 +137,18 @@ def load_study(folder: Path, config: Mapping[str, Any] | None = None) -> Study:
         Checkpoint(**row) for row in read_table(place / "checkpoints.tsv", "checkpoints")
     ]
     tasks = [_task(row) for row in read_table(place / "tasks.tsv", "tasks")]
-    datasets = _register(place / "datasets.tsv")
-    _check_checkpoints(checkpoints, merged, place / "checkpoints.tsv")
-    _check_tasks(tasks, datasets, merged, place / "tasks.tsv")
+    if merged["cells"] == "harness":
+        datasets = {HARNESS: {"dataset": HARNESS, "format": HARNESS}}
+    else:
+        datasets = _register(place / "datasets.tsv")
+    metrics = MetricNames(merged.get("harness", {}).get("metrics", {}), f"{path}, harness.metrics")
+    check_checkpoints(checkpoints, merged, place / "checkpoints.tsv")
+    check_tasks(tasks, datasets, metrics.order, merged, place / "tasks.tsv")
     families = {
         name: [Outcome.parse(text) for text in texts] for name, texts in merged["families"].items()
     }
-    _check_families(families, tasks, datasets, merged, path)
-    return Study(folder, merged, checkpoints, tasks, datasets, families)
+    check_families(families, tasks, datasets, metrics.order, merged, path)
+    return Study(folder, merged, checkpoints, tasks, datasets, families, metrics)
 
 
 def _task(row: dict[str, Any]) -> Task:
@@ -162,119 +180,3 @@ def _register(own: Path) -> dict[str, dict[str, Any]]:
             )
         register[row["dataset"]] = row
     return register
-
-
-def _check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: Path) -> None:
-    if config["cells"] == "scores":
-        for key in ("dtype", "pack_tokens", "tokenizers"):
-            if key not in config:
-                raise StudyError(
-                    f"lacks the key {key!r}, which a study needs that scores checkpoints",
-                    where=str(path.parent / "config.yaml"),
-                    remedy="See config/README.md for what to write.",
-                )
-    table = [vars(row) for row in rows]
-    require_unique(table, ("source", "revision"), path)
-    require_unique(table, ("family", "parameters", "seed", "step"), path)
-    for row in rows:
-        where = f"{path}, line {row.line} ({row.ckpt})"
-        if row.is_hub and not row.revision:
-            raise StudyError(
-                f"{row.source} has no revision",
-                where=where,
-                remedy="Name a branch, tag or commit: a model without one changes unseen.",
-            )
-        if not row.is_hub and row.revision:
-            raise StudyError(
-                f"the folder {row.source!r} cannot have the revision {row.revision!r}",
-                where=where,
-                remedy=f"Empty the revision, or write the source as {HUB}owner/name.",
-            )
-        if config["cells"] == "scores":
-            _known(row.tokenizer, config.get("tokenizers", {}), "tokenizer", where, "config.yaml")
-    ordered = sorted(rows, key=lambda row: (row.run, row.step))
-    for before, after in pairwise(ordered):
-        if before.run == after.run and after.tokens <= before.tokens:
-            raise StudyError(
-                f"step {after.step} has {after.tokens} tokens, not more than step "
-                f"{before.step} of the same run ({before.tokens} in line {before.line})",
-                where=f"{path}, line {after.line} ({after.ckpt})",
-                remedy="Within a run, tokens grow with steps; mend one of the two rows.",
-            )
-
-
-def _check_tasks(
-    tasks: list[Task],
-    datasets: Mapping[str, dict[str, Any]],
-    config: Mapping[str, Any],
-    path: Path,
-) -> None:
-    for task in tasks:
-        where = f"{path}, line {task.line} ({task.task})"
-        _known(task.dataset, datasets, "data set", where, "the register config/datasets.tsv")
-        for metric in task.chance:
-            _known(metric, METRICS, "metric in chance:", where, "the metrics")
-        if len(set(task.protocols)) < len(task.protocols):
-            raise StudyError("names a protocol twice", where=where, remedy="Name each once.")
-        form = datasets[task.dataset]["format"]
-        for name in task.protocols:
-            _known(name, PROTOCOLS, "protocol", where, "the protocols")
-            if config["cells"] == "scores" and form not in PROTOCOLS[name].formats:
-                fitting = [p.name for p in PROTOCOLS.values() if form in p.formats]
-                raise StudyError(
-                    f"the protocol {name} does not define how the format {form!r} is scored",
-                    where=where,
-                    remedy=f"Protocols that do: {', '.join(fitting) or 'none'}.",
-                )
-
-
-def _check_families(
-    families: Mapping[str, list[Outcome]],
-    tasks: list[Task],
-    datasets: Mapping[str, dict[str, Any]],
-    config: Mapping[str, Any],
-    path: Path,
-) -> None:
-    by_task = {task.task: task for task in tasks}
-    owner: dict[Outcome, str] = {}
-    for name, outcomes in families.items():
-        for outcome in outcomes:
-            where = f"{path}, families.{name}, {outcome}"
-            _known(outcome.task, by_task, "task", where, "tasks.tsv")
-            task = by_task[outcome.task]
-            _known(outcome.protocol, task.protocols, "protocol", where, f"task {task.task}")
-            _known(outcome.metric, METRICS, "metric", where, "the metrics")
-            needs_mc1 = METRICS[outcome.metric].needs_mc1
-            form = datasets[task.dataset]["format"]
-            if config["cells"] == "scores" and needs_mc1 and form != "truthfulqa":
-                raise StudyError(
-                    f"the metric {outcome.metric} is not defined for the format {form!r}",
-                    where=where,
-                    remedy="Choose another metric.",
-                )
-            if outcome in owner:
-                raise StudyError(
-                    f"is in the families {owner[outcome]} and {name}"
-                    if owner[outcome] != name
-                    else "is there twice",
-                    where=where,
-                    remedy="An outcome is tested in one family, once.",
-                )
-            owner[outcome] = name
-    if not any(by_task[outcome.task].report for outcome in owner):
-        raise StudyError(
-            "no outcome of any family belongs to a task that is reported",
-            where=f"{path}, families",
-            remedy="Set report to yes for at least one of their tasks in tasks.tsv.",
-        )
-
-
-def _known(name: str, among: Any, kind: str, where: str, place: str) -> None:
-    if name in among:
-        return
-    close = next(iter(get_close_matches(name, list(among), n=1)), None)
-    raise StudyError(
-        f"the {kind} {name!r} is not in {place}",
-        where=where,
-        remedy=f"Did you mean {close!r}?" if close else f"Known: {', '.join(among) or 'none'}.",
-    )

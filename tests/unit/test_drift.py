@@ -15,6 +15,7 @@ import measure_drift
 from downslope.drift import COLUMNS, FLIPPED, drift, flipped
 from downslope.drift_gate import check, losses
 from downslope.errors import StudyError
+from downslope.metrics import BETTER
 from downslope.item_values import write_item_values
 from downslope.outcomes import Outcome
 from downslope.tsv import read_tsv, write_tsv
@@ -399,6 +400,7 @@ def run_both(folder: Path, families, allowed_loss: float) -> str:
         item_values=sorted(map(str, folder.glob("*.parquet"))),
         families=families,
         level=0.05,
+        better=BETTER,
         outputs=paths,
         log=str(folder / "measure.log"),
     )
@@ -406,6 +408,7 @@ def run_both(folder: Path, families, allowed_loss: float) -> str:
         **paths,
         allowed_loss=allowed_loss,
         level=0.05,
+        better=BETTER,
         output=str(folder / "drift_ok.txt"),
         log=str(folder / "check.log"),
     )
