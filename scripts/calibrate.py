@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downslope.calibration import as_markdown, default_method
+from downslope.calibration import as_markdown, default_method, read_calibration
 from downslope.files import atomic_write
 from downslope.logs import log_to
 from downslope.rejection_rates import calibrate
@@ -19,8 +19,10 @@ def main(checkpoints: Sequence[Mapping[str, Any]], outputs: Mapping[str, str], l
     with log_to(log) as logger:
         table = calibrate(grid_of(checkpoints))
         write_tsv(table, outputs["tsv"])
+        # From the written table, so that both round alike.
+        page = as_markdown(read_calibration(outputs["tsv"]))
         with atomic_write(outputs["md"]) as temporary:
-            Path(temporary).write_text(as_markdown(table), encoding="utf-8")
+            Path(temporary).write_text(page, encoding="utf-8")
         logger.info("of the robust methods, the table favours %s", default_method(table))
 
 

@@ -15,8 +15,8 @@ import measure_drift
 from downslope.drift import COLUMNS, FLIPPED, drift, flipped
 from downslope.drift_gate import check, losses
 from downslope.errors import StudyError
-from downslope.metrics import BETTER
 from downslope.item_values import write_item_values
+from downslope.metrics import BETTER
 from downslope.outcomes import Outcome
 from downslope.tsv import read_tsv, write_tsv
 
