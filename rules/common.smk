@@ -67,7 +67,8 @@ def targets(scope=""):
     tables = ["verdicts", "effects", "trends", "run_trends", "drift", "flipped"]
     names += [f"stats/{table}.tsv" for table in tables] + ["stats/verdicts.md"]
     names += [f"stats/table1.{form}" for form in ("tsv", "md", "tex")]
-    names += [f"figures/accuracy.{form}" for form in ("pdf", "svg", "png")]
+    figures = ["accuracy", "forest", "heatmap", "shapes", "slopes", "drift"]
+    names += [f"figures/{f}.{form}" for f in figures for form in ("pdf", "svg", "png")]
     return [f"results/{scope}{name}" for name in names]
 
 
@@ -106,6 +107,16 @@ def allowed_loss(wildcards):
             "may be lost. Add for example: drift: {allowed_loss: 0.02}"
         )
     return config["drift"]["allowed_loss"]
+
+
+def budget(wildcards):
+    """What may be spent on checkpoints."""
+    if "budget" not in config:
+        raise WorkflowError(
+            "config/config.yaml: lacks the key 'budget', by which checkpoints are chosen. "
+            "Add for example: budget: {gpu_hours: 20, download_gb: 200}"
+        )
+    return config["budget"]
 
 
 def dataset_of(wildcards):

@@ -21,3 +21,29 @@ rule calibrate:
         ),
     script:
         "../scripts/calibrate.py"
+
+
+rule choose_checkpoints:
+    input:
+        costs=branch(exists("config/costs.tsv"), then="config/costs.tsv", otherwise=[]),
+    output:
+        checkpoints="results/design/checkpoints.tsv",
+        precision="results/design/precision.tsv",
+        page="results/design/choice.md",
+    log:
+        "logs/choose_checkpoints.log",
+    conda:
+        "../envs/stats.yaml"
+    params:
+        checkpoints=checkpoint_rows(STUDY.checkpoints),
+        budget=budget,
+        locked_bytes=LOCK.sizes(),
+        modules=modules_digest(
+            [
+                *("budget.py", "budget_fill.py", "budget_page.py", "budget_table.py"),
+                *("checkpoint_costs.py", "figure_style.py", "precision.py"),
+                *("run_sets.py", "tsv.py"),
+            ]
+        ),
+    script:
+        "../scripts/choose_checkpoints.py"

@@ -6,21 +6,26 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from downslope.files import atomic_write
 
 INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#e4e4e4"
 _MARKERS = "osD^vP*X"  # one per model family
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # DejaVu Sans comes with matplotlib, so that figures look the same on every machine.
 _STYLE: dict[Any, Any] = {
@@ -134,14 +139,20 @@ def looks_of(plan: pd.DataFrame) -> dict[tuple[str, int], Look]:
     differ by more than a shade.
     """
     sizes = sorted(plan["parameters"].unique())
-    families = sorted(plan["family"].unique())
+    markers = family_markers(plan["family"])
     labels, colours = short_numbers(sizes), palette(len(sizes))
     looks = {}
     for size, family in sorted(set(zip(plan["parameters"], plan["family"], strict=True))):
-        rank, marker = sizes.index(size), _MARKERS[families.index(family) % len(_MARKERS)]
-        hollow = len(families) == 1 and (len(sizes) - rank) % 2 == 0
-        looks[family, size] = Look(labels[rank], colours[rank], hollow, marker)
+        rank = sizes.index(size)
+        hollow = len(markers) == 1 and (len(sizes) - rank) % 2 == 0
+        looks[family, size] = Look(labels[rank], colours[rank], hollow, markers[family])
     return looks
+
+
+def family_markers(families: Iterable[str]) -> dict[str, str]:
+    """A marker for each of the families, in the order of their names."""
+    names = sorted(set(families))
+    return {name: _MARKERS[rank % len(_MARKERS)] for rank, name in enumerate(names)}
 
 
 def legend_rows(looks: Mapping[tuple[str, int], Look]) -> list[tuple[str, list[Line2D]]]:
@@ -174,6 +185,41 @@ def _short(value: float, digits: int) -> str:
             places = max(digits, len(str(int(value / unit))))
             return f"{value / unit:.{places}g}{letter}"
     return f"{value:.{digits}g}"
+
+
+def powers(values: Sequence[float]) -> list[str]:
+    """Large numbers as powers of ten: 10¹⁹, 3·10¹⁹."""
+    labels = []
+    for value in values:
+        digits, exponent = f"{value:.2e}".split("e")
+        times = "" if float(digits) == 1 else f"{float(digits):g}·"
+        labels.append(f"{times}10{str(int(exponent)).translate(_SUPERSCRIPTS)}")
+    return labels
+
+
+def log_x(
+    axes: Axes, values: Iterable[float], names: Callable[[Sequence[float]], list[str]] | None
+) -> None:
+    """Make x logarithmic, from the least to the largest of `values` with a margin.
+
+    `names` writes the ticks, such as `short_numbers`; None leaves them without labels.
+    """
+    known = [float(value) for value in values]
+    low, high = (min(known), max(known)) if known else (1.0, 10.0)
+    margin = (high / low) ** 0.05 if high > low else 1.5
+    axes.set_xscale("log")
+    axes.set_xlim(low / margin, high * margin)
+    ticks = log_ticks(low / margin, high * margin)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter(names(ticks) if names else [""] * len(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """The width of a line of text in inches, from the outlines of its letters; `size` in points."""
+    font = FontProperties(family="DejaVu Sans", weight=weight)
+    # A blank at the end has no outline.
+    return float(TextPath((0, 0), text + ".", size=size, prop=font).vertices[:, 0].max()) / 72
 
 
 def log_ticks(low: float, high: float) -> list[float]:

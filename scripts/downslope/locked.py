@@ -68,6 +68,13 @@ class Lock:
             return NOT_LOCKED
         return model_digest(locked_files(self._rows, name))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes to download for each locked checkpoint; empty where there is no lock."""
+        if not self.path.is_file():
+            return {}
+        sums = self._rows.groupby("ckpt")["bytes"].sum()
+        return {ckpt: int(size) for ckpt, size in sums.items() if ckpt in self.study.by_ckpt}
+
 
 def model_digest(files: pd.DataFrame) -> str:
     """Hexadecimal digest of what makes a model: its weight files and its config.json.

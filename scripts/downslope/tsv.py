@@ -25,7 +25,7 @@ _VERDICT_EFFECTS = ("size", "training", "interaction")
 INTEGERS = frozenset(
     {
         *("parameters", "step", "tokens", "seed", "n", "expected", "line", "row"),
-        *("runs", "checkpoints", "items", "points_left", "points_right", "lost", "gained"),
+        *("runs", "sizes", "checkpoints", "items", "points_left", "points_right", "lost", "gained"),
         *("panels", "size_asked", "training_asked", "interaction_asked"),
     }
 )
@@ -36,7 +36,8 @@ FLOATS = frozenset(
         *("slope", "slope_low", "slope_high", "breakpoint", "turn_p", "turn_q"),
         *("left_slope", "left_p", "right_slope", "right_p"),
         *("reference_value", "difference", "margin", "reference_margin"),
-        *("gpu_hours", "download_gb", "rho"),
+        *("gpu_hours", "download_gb", "relative_se", "se_points", "detectable_points", "gap"),
+        "rho",
         *(f"{e}_{c}" for e in _VERDICT_EFFECTS for c in ("change", "low", "high", "q")),
     }
 )
