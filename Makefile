@@ -48,10 +48,12 @@ demo published: %: $(VENV)/installed runs/%/config
 	@echo
 	@cat runs/$@/results/stats/table1.md
 	@echo
-	@echo "Figure   runs/$@/results/figures/accuracy.pdf (also .svg, .png)"
-	@echo "Table 1  runs/$@/results/stats/table1.md (also .tsv, .tex)"
-	@echo "Effects  runs/$@/results/stats/effects.tsv"
-	@echo "Cells    runs/$@/results/cells.tsv"
+	@sed '/^|/,$$d' runs/$@/results/stats/verdicts.md
+	@echo "Verdicts  runs/$@/results/stats/verdicts.md: read this first"
+	@echo "Figures   runs/$@/results/figures/*.pdf (also .svg, .png)"
+	@echo "Table 1   runs/$@/results/stats/table1.md (also .tsv, .tex)"
+	@echo "Effects   runs/$@/results/stats/effects.tsv, by six methods"
+	@echo "Cells     runs/$@/results/cells.tsv"
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

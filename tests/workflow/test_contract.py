@@ -29,8 +29,14 @@ from tiny_study import (
     write_tsv_rows,
 )
 
-AGGREGATES = {"score_cells": 2, "cells": 1, "coverage": 1, "fit_effects": 1, "write_table1": 1,
-              "plot_accuracy": 1}  # fmt: skip
+FIGURES = {
+    f"plot_{name}": 1 for name in ("accuracy", "heatmap", "forest", "shapes", "slopes", "drift")
+}
+FITS = {"fit_effects": 1, "fit_shapes": 1, "fit_run_trends": 1, "measure_drift": 1}
+TABLES = {"write_table1": 1, "write_verdicts": 1}
+STATISTICS = {**FITS, **TABLES, **FIGURES}
+AGGREGATES = {"score_cells": 2, "cells": 1, "coverage": 1, "bootstrap_items": 2, **STATISTICS}
+NO_LEVEL = ("plot_accuracy", "plot_heatmap")
 NOTHING: dict[str, int] = {}
 
 
@@ -72,7 +78,8 @@ def code(tmp_path: Path) -> Path:
             copy.mkdir(exist_ok=True)
             shutil.copy(source, copy / name)
     shutil.copytree(ROOT / "config/schemas", copy / "config/schemas")
-    shutil.copy(ROOT / "config/datasets.tsv", copy / "config")
+    for table in ("datasets.tsv", "calibration.tsv"):
+        shutil.copy(ROOT / "config" / table, copy / "config")
     return copy
 
 
@@ -142,12 +149,13 @@ def test_a_touched_data_set_changes_nothing(study: Path) -> None:
 
 def test_the_level_concerns_what_is_printed_with_it(study: Path) -> None:
     write_config(study, ["alpha", "beta"], level=0.01)
-    assert jobs(study) == {"write_table1": 1}
+    printed = {"fit_shapes": 1, "measure_drift": 1, **TABLES, **FIGURES}
+    assert jobs(study) == {rule: n for rule, n in printed.items() if rule not in NO_LEVEL}
 
 
 def test_the_families_concern_statistics_and_what_follows(study: Path) -> None:
     write_config(study, ["alpha"])
-    assert jobs(study) == {"fit_effects": 1, "write_table1": 1, "plot_accuracy": 1}
+    assert jobs(study) == STATISTICS
 
 
 def test_another_precision_scores_everything(study: Path) -> None:
@@ -160,7 +168,11 @@ def test_another_precision_scores_everything(study: Path) -> None:
     [
         ("scripts/downslope/engine.py", {"score": 6, **AGGREGATES}),
         ("scripts/downslope/metrics.py", AGGREGATES),
-        ("scripts/downslope/regression.py", {"fit_effects": 1, "write_table1": 1}),
+        (
+            "scripts/downslope/regression.py",
+            {"fit_effects": 1, "write_table1": 1, "write_verdicts": 1, "plot_forest": 1},
+        ),
+        ("scripts/downslope/verdicts.py", {"write_verdicts": 1}),
         ("scripts/downslope/figures.py", {"plot_accuracy": 1}),
         ("scripts/plot_accuracy.py", {"plot_accuracy": 1}),
         ("scripts/downslope/errors.py", NOTHING),

@@ -47,10 +47,29 @@ def test_what_was_planted_emerges_from_training(demo: Path) -> None:
 @pytest.mark.slow
 def test_effects_point_where_they_were_planted(demo: Path) -> None:
     effects = read_tsv(demo / "results/stats/effects.tsv")
-    tokens = effects[effects["effect"] == "tokens"].set_index("task")["statistic"]
-    assert (tokens[["memo-trap", "resist-correction", "pattern-suppress"]] < 0).all()
-    assert (tokens[["saying-cloze", "pattern-continue"]] > 0).all()
-    assert set(effects["status"]) == {"ok"}
+    effects = effects[effects["tests"] == "demo"]
+    for method in ("ols", "jackknife", "two-stage", "item"):
+        fitted = effects[effects["method"] == method]
+        assert set(fitted["status"]) == {"ok"}, method
+        tokens = fitted[fitted["effect"] == "tokens"].set_index("task")["estimate"]
+        assert (tokens[["memo-trap", "resist-correction", "pattern-suppress"]] < 0).all()
+        assert (tokens[["saying-cloze", "pattern-continue"]] > 0).all()
+
+
+@pytest.mark.slow
+def test_every_run_falls_on_these_items_where_it_was_planted(demo: Path) -> None:
+    trends = read_tsv(demo / "results/stats/run_trends.tsv")
+    trends = trends[trends["metric"] == "accuracy"].set_index("task")
+    falls = (trends["q"] < 0.05) & (trends["slope"] < 0)
+    assert falls[["memo-trap", "resist-correction"]].all()
+    assert not falls[["saying-cloze", "pattern-continue", "unseen-facts"]].any()
+
+
+@pytest.mark.slow
+def test_the_gate_fails_on_what_training_unlearnt(demo: Path) -> None:
+    printed = snakemake(demo, "drift", check=False)
+    assert "memo-trap" in printed
+    assert not (demo / "results/stats/drift_check.txt").exists()
 
 
 @pytest.mark.slow
