@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import statsmodels.api as sm
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 
 from downslope import robust
 from downslope.panel import (
@@ -67,7 +67,7 @@ def ols(panel: Panel) -> tuple[Estimate, ...]:
     reason = obstacle(panel) or _no_residual(panel)
     if reason:
         return _none(reason)
-    fit = sm.OLS(zscore(panel.value), design(panel)).fit()
+    fit = OLS(zscore(panel.value), design(panel)).fit()
     return _student(panel, fit.params[1:], fit.bse[1:], float(fit.df_resid))
 
 
@@ -80,7 +80,7 @@ def cluster(panel: Panel) -> tuple[Estimate, ...]:
     if reason:
         return _none(reason)
     groups = np.unique(panel.run, return_inverse=True)[1]
-    fit = sm.OLS(zscore(panel.value), design(panel)).fit(
+    fit = OLS(zscore(panel.value), design(panel)).fit(
         cov_type="cluster", cov_kwds={"groups": groups}, use_t=True
     )
     return _student(panel, fit.params[1:], fit.bse[1:], panel.runs - 1)

@@ -57,7 +57,7 @@ def sentences(readings: Mapping[str, Reading], row: Mapping[str, Any]) -> str:
         said.append(f"On these items, performance falls during training in {row['own_trends']}.")
     turns = [axis for axis in AXES if str(row[f"shape_{axis}"]) in ("U", "inverted U")]
     said += [f"{row[f'shape_{axis}']}-shaped over {AXES[axis]}." for axis in turns]
-    if row["margin"] in ("differs", "agrees in part"):
+    if row["log_odds"] in ("differs", "agrees in part"):
         said.append(
             "The log-odds of the right answer do not show all of this: the threshold may make it."
         )

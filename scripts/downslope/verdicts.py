@@ -125,7 +125,7 @@ def verdicts(
             row |= {f"shape_{axis}": shapes.get(axis, "") for axis in AXES}
             row |= {
                 "own_trends": own,
-                "margin": _margin(effects, outcome, readings, robust, level),
+                "log_odds": _log_odds(effects, outcome, readings, robust, level),
                 "n": int(of_outcome["n"].iloc[0]),
                 "expected": int(of_outcome["expected"].iloc[0]),
             }
@@ -168,7 +168,7 @@ def _labels(outcome: Outcome) -> dict[str, str]:
     return {"protocol": outcome.protocol, "metric": outcome.metric}
 
 
-def _margin(
+def _log_odds(
     effects: pd.DataFrame,
     outcome: Outcome,
     readings: Mapping[str, Reading],

@@ -184,10 +184,10 @@ def test_a_margin_that_does_not_follow_is_told():
         for e in ("parameters", "tokens", "interaction")
     )
     differs = table(pd.concat([ALL_FALL, flat]))
-    assert differs["margin"].tolist() == ["differs"]
+    assert differs["log_odds"].tolist() == ["differs"]
     assert "the threshold may make it" in differs["verdict"][0]
     agrees = table(pd.concat([ALL_FALL, ALL_FALL.assign(metric="margin")]))
-    assert agrees["margin"].tolist() == ["agrees"]
+    assert agrees["log_odds"].tolist() == ["agrees"]
 
 
 def test_changes_are_printed_in_points_or_nats():
