@@ -30,7 +30,7 @@ from downslope.panel import (
     obstacle,
     zscore,
 )
-from downslope.wild import DRAWS, MOST_ENUMERATED_RUNS, smallest_p, wild_interval, wild_p
+from downslope.wild import DRAWS, LEVEL, MOST_ENUMERATED_RUNS, smallest_p, wild_interval, wild_p
 
 # Two runs with a line each leave nothing between runs: clustered errors would be zero.
 LEAST_RUNS = 3
@@ -141,8 +141,9 @@ def wild(panel: Panel) -> tuple[Estimate, ...]:
 
     p is the share of sign vectors with |t*| >= |t|: of all 2^G for up to 12 runs, else of 9,999
     drawn and the identity. At the least p that so many runs allow, the status says so: a larger
-    effect could not give a smaller p. The interval holds the nulls that the test does not reject;
-    an end is NaN where no null is rejected on its side, which is so for up to five runs.
+    effect could not give a smaller p. With up to five runs the least is not below 5 %, and the
+    status says so of every p. The interval holds the nulls that the test does not reject; an end
+    is NaN where no null is rejected on its side.
     """
     clustered = cluster(panel)
     if all(e.status != "ok" for e in clustered):
@@ -151,6 +152,7 @@ def wild(panel: Panel) -> tuple[Estimate, ...]:
     least = smallest_p(panel.runs)
     few = panel.runs <= MOST_ENUMERATED_RUNS
     resolution = f"{panel.runs} runs" if few else f"{DRAWS:,} draws"
+    below = f"below resolution: {resolution} allow no p under {least:.2g}"
     estimates = []
     for column, e in zip(_COLUMNS, clustered, strict=True):
         if e.status != "ok":
@@ -158,8 +160,7 @@ def wild(panel: Panel) -> tuple[Estimate, ...]:
             continue
         p = float(wild_p(matrix, value[:, None], panel.run, column)[0])
         low, high = wild_interval(matrix, value, panel.run, column)
-        at_floor = f"below resolution: {resolution} allow no p under {least:.2g}"
-        status = at_floor if p < 1.5 * least else "ok"
+        status = below if p < 1.5 * least or least >= LEVEL else "ok"
         estimates.append(replace(e, df=np.nan, p=p, low=low, high=high, status=status))
     return tuple(estimates)
 

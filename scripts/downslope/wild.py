@@ -21,7 +21,7 @@ DRAWS = 9_999
 SEED = 20080801
 # |t*| and |t| differ in their last digits where the same numbers are added in another order.
 _TIES = 1e-9
-_LEVEL = 0.05
+LEVEL = 0.05  # of the intervals
 # Doublings of the distance from the estimate after which an interval is called unbounded.
 _DOUBLINGS = 60
 _HALVINGS = 60
@@ -93,7 +93,7 @@ def wild_interval(
     def rejects(null: float) -> bool:
         shifted = numerator[:, 0] - null * numerator[:, 1]
         variance = squares[:, 0] - 2 * null * product + null**2 * squares[:, 1]
-        return bool(_as_extreme(shifted, variance).mean() < _LEVEL)
+        return bool(_as_extreme(shifted, variance).mean() < LEVEL)
 
     return _end(rejects, start, -unit), _end(rejects, start, unit)
 

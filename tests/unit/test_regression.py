@@ -373,3 +373,12 @@ def test_item_without_item_level_scores():
     nothing(item(replace(full, replicates=some)), status)
     same = "not estimable: the cells are the same for every resample of the items"
     nothing(item(replace(full, replicates=np.tile(full.value, (9, 1)))), same)
+
+
+def test_five_runs_are_below_resolution_whatever_the_data():
+    """The least p is 2 / 2^5 = .0625: even a p in the middle says nothing of what survives."""
+    sizes, tokens = (1e6, 3e6, 1e7, 3e7, 1e8), (1e9, 1e10, 1e11)
+    noise = panel(np.random.default_rng(3).normal(size=15), sizes, tokens)
+    found = METHODS["wild"](noise)
+    assert min(e.p for e in found) > 0.1
+    assert {e.status for e in found} == {"below resolution: 5 runs allow no p under 0.062"}
