@@ -6,7 +6,7 @@
 
 CELL_MODULES = modules_digest(
     [
-        *("aggregate.py", "cells.py", "coverage.py", "item_values.py", "layout.py"),
+        *("aggregate.py", "cells.py", "item_values.py", "layout.py"),
         *("metrics.py", "protocols.py", "tsv.py"),
     ]
 )
@@ -34,7 +34,7 @@ if STUDY.config["cells"] == "import":
         params:
             checkpoints=checkpoint_rows(STUDY.checkpoints),
             modules=modules_digest(
-                ["published.py", "cells.py", "item_values.py", "outcomes.py", "tsv.py"]
+                ["cells.py", "item_values.py", "outcomes.py", "published.py", "tsv.py"]
             ),
         script:
             "../scripts/import_cells.py"
@@ -152,6 +152,8 @@ rule coverage:
         failures=lambda w: sorted(map(str, Path("resources/scored").glob("*/*.failed"))),
         absent=ABSENT[STUDY.config["cells"]],
         metrics=config.get("harness", {}).get("metrics", {}),
-        modules=CELL_MODULES,
+        modules=modules_digest(
+            ["coverage.py", "harness_metrics.py", "metrics.py", "tsv.py"]
+        ),
     script:
         "../scripts/write_coverage.py"

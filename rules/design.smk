@@ -14,9 +14,9 @@ rule calibrate:
         checkpoints=checkpoint_rows(STUDY.usable),
         modules=modules_digest(
             [
-                *("calibration.py", "correction.py", "panel.py", "panel_tests.py"),
-                *("regression.py", "rejection_rates.py", "robust.py", "simulation.py"),
-                *("tsv.py", "wild.py"),
+                *("calibration.py", "panel.py", "panel_tests.py", "regression.py"),
+                *("rejection_rates.py", "robust.py", "simulation.py", "tsv.py"),
+                "wild.py",
             ]
         ),
     script:
@@ -42,7 +42,7 @@ rule choose_checkpoints:
             [
                 *("budget.py", "budget_fill.py", "budget_page.py", "budget_table.py"),
                 *("checkpoint_costs.py", "figure_style.py", "precision.py"),
-                *("run_sets.py", "tsv.py"),
+                *("run_sets.py", "tables.py", "tsv.py"),
             ]
         ),
     script:

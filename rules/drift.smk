@@ -45,7 +45,10 @@ rule check_drift:
         level=config["level"],
         better=STUDY.better,
         modules=modules_digest(
-            ["drift.py", "drift_gate.py", "metrics.py", "paired.py", "tsv.py"]
+            [
+                *("drift.py", "drift_gate.py", "metrics.py", "paired.py", "tsv.py"),
+                "verdict_words.py",
+            ]
         ),
     script:
         "../scripts/check_drift.py"

@@ -18,8 +18,8 @@ rule write_harness_files:
         dtype=config.get("dtype"),
         modules=modules_digest(
             [
-                *("cells.py", "harness_export.py", "layout.py", "metrics.py"),
-                "protocols.py",
+                *("cells.py", "harness_export.py", "harness_metrics.py", "layout.py"),
+                *("metrics.py", "protocols.py"),
             ]
         ),
     script:

@@ -13,7 +13,13 @@ SHOWN = {
     "title": config["title"],
 }
 DRAWING = ["figure_page.py", "figure_style.py", "outcomes.py", "tsv.py"]
-MARKING = [*DRAWING, "figure_marks.py", "figure_names.py", "verdict_words.py"]
+MARKING = [
+    *DRAWING,
+    "figure_marks.py",
+    "figure_names.py",
+    "panel.py",
+    "verdict_words.py",
+]
 
 
 rule plot_accuracy:

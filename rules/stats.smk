@@ -44,7 +44,7 @@ rule fit_effects:
         modules=modules_digest(
             [
                 *FITS,
-                *("item_bootstrap.py", "panel.py", "regression.py", "robust.py"),
+                *("effects.py", "item_bootstrap.py", "regression.py", "robust.py"),
                 "wild.py",
             ]
         ),
@@ -65,9 +65,7 @@ rule fit_shapes:
         families=DECLARED,
         level=config["level"],
         better=STUDY.better,
-        modules=modules_digest(
-            [*FITS, "panel.py", "robust.py", "shapes.py", "two_lines.py"]
-        ),
+        modules=modules_digest([*FITS, "robust.py", "shapes.py", "two_lines.py"]),
     script:
         "../scripts/fit_shapes.py"
 
@@ -84,9 +82,7 @@ rule fit_run_trends:
         "../envs/stats.yaml"
     params:
         families=DECLARED,
-        modules=modules_digest(
-            [*FITS, "item_bootstrap.py", "panel.py", "run_trends.py"]
-        ),
+        modules=modules_digest([*FITS, "item_bootstrap.py", "run_trends.py"]),
     script:
         "../scripts/fit_run_trends.py"
 
@@ -113,7 +109,8 @@ rule write_verdicts:
         notes=design_notes(),
         modules=modules_digest(
             [
-                *("../../config/calibration.tsv", "calibration.py", "outcomes.py"),
+                *("../../config/calibration.tsv", "calibration.py", "figure_style.py"),
+                *("outcomes.py", "panel.py", "wild.py"),
                 *("run_trends.py", "tsv.py", "verdict_page.py", "verdict_words.py"),
                 "verdicts.py",
             ]

@@ -17,6 +17,7 @@ import numpy as np
 import pulp
 
 from downslope.budget_fill import filled
+from downslope.panel import FloatArray
 from downslope.precision import (
     BoolArray,
     Candidates,
@@ -25,7 +26,6 @@ from downslope.precision import (
     profiled,
     with_size,
 )
-from downslope.regression import FloatArray
 from downslope.run_sets import RunSets, sets_of_run, thinned
 
 # A run with more checkpoints than this has too many sets: it is thinned first, and filled up last.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from downslope.panel import FloatArray
 from downslope.precision import (
     BoolArray,
     Candidates,
@@ -12,7 +13,6 @@ from downslope.precision import (
     run_information,
     with_size,
 )
-from downslope.regression import FloatArray
 
 _ROUNDING = 1e-9
 

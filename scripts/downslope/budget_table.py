@@ -12,8 +12,8 @@ import pandas as pd
 from downslope.budget import Choice, cheapest, choose
 from downslope.checkpoint_costs import CONFIG, RESOURCES, Budget
 from downslope.errors import StudyError
+from downslope.panel import FloatArray
 from downslope.precision import BoolArray, Candidates, detectable, interaction_variance
-from downslope.regression import FloatArray
 
 COLUMNS = (
     *("choice", "checkpoints", "runs", "sizes", "gpu_hours", "download_gb"),

@@ -104,7 +104,7 @@ def level_notes(table: pd.DataFrame) -> dict[str, str]:
                 f"The method {method} does not keep its level: in simulated studies without any "
                 f"effect it rejects up to {100 * single:.0f} % of single tests at 5 %, and after "
                 f"Holm's correction it still claims something in up to {100 * family:.0f} % of "
-                "them."
+                "the studies."
             )
     return notes
 

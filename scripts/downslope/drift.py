@@ -170,6 +170,13 @@ def _values(cells: pd.DataFrame, outcome: Outcome) -> dict[str, float]:
             remedy="Make the cells anew from the study's present tables.",
         )
     known = cells[cells["value"].notna()]
+    infinite = np.isinf(known["value"].astype(float))
+    if infinite.any():
+        raise StudyError(
+            "the value is infinite, expected a number",
+            where=f"cells, {known.loc[infinite, 'ckpt'].iloc[0]}, {outcome}",
+            remedy="Make the cells anew from the study's present tables.",
+        )
     return dict(zip(known["ckpt"], known["value"].astype(float), strict=True))
 
 

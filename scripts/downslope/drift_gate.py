@@ -14,7 +14,8 @@ import pandas as pd
 
 from downslope.drift import MARGINS, NOTES, OUTCOME, newest
 from downslope.errors import StudyError
-from downslope.metrics import BETTER, METRICS
+from downslope.metrics import BETTER
+from downslope.verdict_words import UNITS
 
 _COMPARISON = ["ckpt", "against"]
 _NAMES = {"previous": "the one before", "best": "the best before it"}
@@ -22,6 +23,7 @@ _NEEDED = (
     "Tests need item-level scores of both checkpoints: score them here, or import results with "
     "their samples (lm_eval --log_samples)."
 )
+_ACCEPTABLE = "If a loss is acceptable, raise drift.allowed_loss in config/config.yaml."
 # A fall that equals what is allowed is allowed, whatever its last binary digit.
 _ROUNDING = 1e-9
 
@@ -81,6 +83,12 @@ def check(
     and cannot be tested: a gate that cannot decide does not open.
     """
     table = judged(drift, allowed_loss, level, better)
+    if allowed_loss >= 1 and len(table) and table["metric"].map(_in_points).all():
+        raise StudyError(
+            f"allowed_loss is {allowed_loss:g}, and no outcome here can lose as much",
+            where="config/config.yaml, drift",
+            remedy=f"Write {allowed_loss / 100:g} for {allowed_loss:g} points.",
+        )
     allowed = f"{100 * allowed_loss:g} points"
     if not table["metric"].map(_in_points).all():
         allowed += f" ({allowed_loss:g} of a metric without points)"
@@ -92,12 +100,15 @@ def check(
         head = f"a checkpoint fell by more than {allowed}, and no test can say whether by chance:"
         problems += [head, *_listed(table, "undecided"), _NEEDED]
     warned = [f"Warning: {text}" for text in warnings(table, level)]
-    items = [f"Items that flipped: {flipped}."] if table["lost"].notna().any() else []
+    items = (
+        [f"Items that flipped: {flipped}; their texts: resources/items/."]
+        if table["lost"].notna().any()
+        else []
+    )
     if problems:
         raise StudyError(
-            "\n".join([*problems, *warned, *items]),
+            "\n".join([*problems, *warned, *items, _ACCEPTABLE]),
             where="drift",
-            remedy="If the loss is acceptable, raise drift.allowed_loss in config/config.yaml.",
         )
     if table.empty:
         return "Nothing to compare: no run has a second checkpoint yet.\n"
@@ -176,7 +187,7 @@ def _summary(group: pd.DataFrame, allowed_loss: float) -> list[str]:
 
 def _in_points(metric: str) -> bool:
     """Shares are printed as points of a hundred, other metrics in their own unit."""
-    return metric in METRICS and (METRICS[metric].low, METRICS[metric].high) == (0.0, 1.0)
+    return UNITS.get(metric, (1.0, ""))[1] == "points"
 
 
 def _q(q: float) -> str:

@@ -17,7 +17,8 @@ _MOST_NAMED = 12  # missing checkpoints that a caption names one by one
 def planned(
     cells: pd.DataFrame, checkpoints: Sequence[Mapping[str, Any]] | None = None
 ) -> pd.DataFrame:
-    """A row per checkpoint that the study wants: family, parameters, seed, tokens, step, scored.
+    """A row per checkpoint that the study wants: family, parameters, seed, tokens, step, scored,
+    excluded (known_bad).
 
     `checkpoints` are the study's rows. Without them a run is taken to want its own cells' steps
     and those at which more than half of its family's runs have a cell. `scored` says whether any
@@ -34,6 +35,9 @@ def planned(
         plan = pd.concat([scored, runs.merge(common, on="family")[_POINT]]).drop_duplicates()
     plan = plan.merge(scored.assign(scored=True), how="left", on=_POINT)
     plan["scored"] = plan["scored"].notna()
+    bad = {tuple(row[key] for key in _POINT) for row in checkpoints or () if row.get("known_bad")}
+    points = plan[_POINT].itertuples(index=False, name=None)
+    plan["excluded"] = [point in bad for point in points]
     return plan.sort_values(_POINT, ignore_index=True)
 
 

@@ -28,10 +28,10 @@ def verdict(newest: pd.DataFrame, rows: Sequence[Row]) -> str:
         fell = own[own["fell"]].sort_values("difference", kind="stable")
         tested = int(own["q"].notna().sum())
         if fell.empty:
-            said.append(f"Fell below {words} in none of {tested} tested outcomes.")
+            said.append(f"No clear fall below {words} in {tested} tested outcomes.")
         else:
             count = f"{len(fell)} of {tested} tested outcomes"
-            said.append(f"Fell below {words} in {count}: {_listed(fell, rows)}.")
+            said.append(f"Clear falls below {words} in {count}: {_listed(fell, rows)}.")
     return " ".join(said)
 
 

@@ -206,7 +206,8 @@ def _sentences(
     chance: Mapping[str, Mapping[str, float]],
 ) -> list[str]:
     counts = [(row.title, len(row.of(cells))) for row in rows]
-    low, high = short_numbers([float(plan["tokens"].min()), float(plan["tokens"].max())])
+    shown = plan.loc[~plan["excluded"], "tokens"] if not plan["excluded"].all() else plan["tokens"]
+    low, high = short_numbers([float(shown.min()), float(shown.max())])
     sentences = [
         *coverage_sentences(plan, counts, expected),
         f"Columns: checkpoints of each run in the order of training tokens, {low} to {high}.",

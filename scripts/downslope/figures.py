@@ -105,7 +105,7 @@ def accuracy_figure(
             axes.set_title(titles[index])
             _draw_models(axes, panel, plan, looks)
             _draw_chance(axes, panel, levels[index])
-            _set_x(axes, plan["tokens"], labels=page.is_lowest(index))
+            _set_x(axes, plan.loc[~plan["excluded"], "tokens"], labels=page.is_lowest(index))
             if index % page.columns == 0 or own_axes:
                 axes.set_ylabel(y_labels[index])
                 axes.yaxis.set_label_coords(-0.2, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ DATASET = "harness"
 """What stands in the column dataset of tasks that this study has no items of."""
 CAUSE = "Other"
 _LEADING = ("accuracy",), ("mc1", "mc2")  # what a task's main outcomes are, the first that it has
+
+log = logging.getLogger("downslope")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,16 @@ def task_tables(
         names |= {source: task} if ours else {}
         rows.setdefault(task, _row(task, source, ours))
         outcomes.setdefault(task, {}).update(dict.fromkeys(described))
+    left = [source for source in sorted(found) if slug(source) not in rows and source not in names]
+    if not rows:
+        raise StudyError(
+            f"nothing says which way the metrics of {', '.join(left)} are better: "
+            f"{', '.join(unknown)}",
+            where="--tasks",
+            remedy="Say it: --better METRIC=higher or --better METRIC=lower.",
+        )
+    if left:
+        log.warning("left out, none of their metrics is described: %s", ", ".join(left))
     return TaskTables(list(rows.values()), names, metrics, _families(outcomes), unknown)
 
 

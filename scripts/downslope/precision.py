@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from downslope.regression import FloatArray
+from downslope.panel import FloatArray
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 TEST_LEVEL, POWER = 0.05, 0.8

@@ -76,7 +76,7 @@ def cluster(panel: Panel) -> tuple[Estimate, ...]:
 
     Errors may depend on each other in any way within a run. CR1 rejects too often with few runs.
     """
-    reason = _obstacle_to_clustering(panel)
+    reason = _obstacle_to_sandwich(panel)
     if reason:
         return _none(reason)
     groups = np.unique(panel.run, return_inverse=True)[1]
@@ -91,16 +91,10 @@ def jackknife(panel: Panel) -> tuple[Estimate, ...]:
 
     The columns stay those of the whole panel when a run is left out.
     """
-    reason = _obstacle_to_clustering(panel)
+    reason = _obstacle_to_sandwich(panel)
     if reason:
         return _none(reason)
-    matrix = design(panel)
-    run = robust.indispensable_run(matrix, panel.run)
-    if run:
-        return _none(
-            f"not estimable: without the run {run} size and tokens do not vary independently"
-        )
-    fits = robust.cr3(matrix, zscore(panel.value)[:, None], panel.run)
+    fits = robust.cr3(design(panel), zscore(panel.value)[:, None], panel.run)
     return _student(panel, fits.estimate[1:, 0], fits.se[1:, 0], panel.runs - 1)
 
 
@@ -160,7 +154,7 @@ def wild(panel: Panel) -> tuple[Estimate, ...]:
             continue
         p = float(wild_p(matrix, value[:, None], panel.run, column)[0])
         low, high = wild_interval(matrix, value, panel.run, column)
-        status = below if p < 1.5 * least or least >= LEVEL else "ok"
+        status = below if p < 1.25 * least or least >= LEVEL else "ok"
         estimates.append(replace(e, df=np.nan, p=p, low=low, high=high, status=status))
     return tuple(estimates)
 
@@ -214,6 +208,16 @@ def _obstacle_to_clustering(panel: Panel) -> str:
     if not reason and panel.runs < LEAST_RUNS:
         return f"not estimable: {_runs(panel.runs)}, at least {LEAST_RUNS} are needed"
     return reason or _no_residual(panel)
+
+
+def _obstacle_to_sandwich(panel: Panel) -> str:
+    """Why the runs' residuals cannot tell the error: also where one run alone carries an effect,
+    because the fit then follows that run and leaves it no residual."""
+    reason = _obstacle_to_clustering(panel)
+    run = "" if reason else robust.indispensable_run(design(panel), panel.run)
+    if run:
+        return f"not estimable: without the run {run} size and tokens do not vary independently"
+    return reason
 
 
 def _runs(count: int) -> str:

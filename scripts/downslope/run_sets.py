@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
+from downslope.panel import FloatArray
 from downslope.precision import BoolArray, ErrorModel, Positions
-from downslope.regression import FloatArray
 
 # Costs are compared as shares of the budget, to this many decimals.
 _DECIMALS = 12

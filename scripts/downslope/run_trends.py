@@ -25,6 +25,7 @@ COLUMNS = (
     *("task", "protocol", "metric", "family", "parameters", "seed"),
     *("slope", "se", "low", "high", "p", "q", "p_holm", "n", "items", "status", "tests"),
 )
+_CONSTANT = "every cell has the value"
 # Two points lie on a line whatever the trend.
 LEAST_CHECKPOINTS = 3
 # The mean of the replicates is the cell, but for their sampling error; beyond this many of its
@@ -93,10 +94,11 @@ def training_slope(tokens: FloatArray, values: FloatArray) -> FloatArray:
 
 
 def directions(trends: pd.DataFrame, better: str, level: float) -> pd.Series:
-    """What performance does in each run of one outcome: falls, rises, no clear trend, not tested.
+    """What performance does in each run of one outcome: falls, rises, no clear trend, constant, not
+    tested.
 
     `trends` are rows of `run_trends`; `better` is `higher` or `lower`, as the metric has it.
-    Falling and rising are claimed where q < `level`.
+    Falling and rising are claimed where q < `level`; constant is a run whose cells are all equal.
     """
     gain = trends["slope"] if better == "higher" else -trends["slope"]
     clear = trends["q"] < level
@@ -104,6 +106,7 @@ def directions(trends: pd.DataFrame, better: str, level: float) -> pd.Series:
     found[clear & (gain < 0)] = "falls"
     found[clear & (gain > 0)] = "rises"
     found[trends["p"].isna()] = "not tested"
+    found[trends["status"].str.startswith(f"not estimable: {_CONSTANT}")] = "constant"
     return found
 
 
@@ -116,7 +119,7 @@ def largest_only(trends: pd.DataFrame, better: str, level: float) -> bool:
     """
     found = directions(trends, better, level)
     falling = trends[found == "falls"]
-    others = trends[found.isin(["rises", "no clear trend"])]
+    others = trends[found.isin(["rises", "no clear trend", "constant"])]
     return len(falling) > 0 and all(
         of_family["parameters"].min()
         > others.loc[others["family"] == family, "parameters"].max()  # none: NaN, so False
@@ -189,7 +192,7 @@ def _obstacle(tokens: FloatArray, value: FloatArray) -> str:
     if np.ptp(tokens) == 0:
         return "all checkpoints have one number of training tokens"
     if np.ptp(value) <= ROUNDING * np.abs(value).max():
-        return f"every cell has the value {value[0]:.6g}"
+        return f"{_CONSTANT} {value[0]:.6g}"
     return ""
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from downslope.errors import StudyError
 from downslope.outcomes import Outcome, printed_titles
-from downslope.regression import EFFECTS
+from downslope.panel import EFFECTS
 
 _HEADINGS = {"parameters": "Parameters", "tokens": "Tokens", "interaction": "Interaction"}
 _METHOD = "ols"  # the published table's; robust methods have tables of their own

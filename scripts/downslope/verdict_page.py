@@ -12,15 +12,22 @@ from downslope.verdict_words import CANNOT_TELL, FALLS, RISES, change_with_inter
 
 _EFFECTS = {"size": "with size", "training": "with training"}
 _ITEMS = {
-    True: "`Falls while training` counts single runs whose own slope falls, on these items: "
-    "another training run may do otherwise.",
+    True: "`Falls while training` counts single runs whose own slope falls clearly, on these "
+    "items: another training run may do otherwise.",
     False: "There are no item-level scores, so single runs are not tested.",
 }
 _CALIBRATION = (
     "How far to trust each method was counted on simulated studies of 8 models at 8 checkpoints "
-    "(config/calibration.tsv); `snakemake calibrate` counts it for this study's own checkpoints."
+    "(config/calibration.tsv), from which the judge was chosen. `snakemake calibrate` counts it "
+    "for this study's own checkpoints; to follow that table, set `robust` in the config. Shapes "
+    "are no part of it."
 )
-_LARGER = {FALLS: "worse in larger models", RISES: "better in larger models"}
+_METHODS = (
+    "The methods: ols takes every checkpoint as independent (the published analysis); cluster and "
+    "jackknife allow for the dependence of a run's checkpoints; two-stage fits a line per run and "
+    "compares the lines; wild flips the signs of whole runs; item resamples the items."
+)
+_LARGER = {FALLS: "worse", RISES: "better"}
 
 
 def as_markdown(
@@ -57,20 +64,22 @@ def _answer(rows: pd.DataFrame) -> list[str]:
             named = rows.loc[rows[effect] == word, "title"].map(_plain).tolist()
             if named or word == FALLS:
                 bold = "**" if word == FALLS and named else ""
-                said.append(
-                    f"{bold}{verb.capitalize()} {words}{bold}: {', '.join(named) or 'none'}."
-                )
+                names = ", ".join(named) or "none established"
+                said.append(f"{bold}{verb.capitalize()} {words}{bold}: {names}.")
+        unknown = rows.loc[rows[effect] == CANNOT_TELL, "title"].map(_plain).tolist()
+        if unknown:
+            said.append(f"Cannot tell {words}: {', '.join(unknown)}.")
     return ["  \n".join(said)]
 
 
 def _table(rows: pd.DataFrame) -> list[str]:
-    heads = ["Task", "With size", "With training", "Training is"]
+    heads = ["Task", "With size", "With training", "Training, in larger models"]
     own = rows["own_trends"].ne("").any()
     heads += ["Falls while training"] if own else []
     lines = [f"| {' | '.join(heads)} |", "|" + " :--- |" * len(heads)]
     for row in rows.to_dict("records"):
-        cells = [_plain(row["title"]), *(_effect(row, effect) for effect in _EFFECTS)]
-        cells += [_interaction(row)]
+        effects = (*_EFFECTS, "interaction")
+        cells = [_plain(row["title"]), *(_effect(row, effect) for effect in effects)]
         cells += [_plain(row["own_trends"]) or "–"] if own else []
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -83,18 +92,8 @@ def _effect(row: Mapping[Any, Any], effect: str) -> str:
         return word
     change, low, high = (float(row[f"{effect}_{name}"]) for name in ("change", "low", "high"))
     shown = change_with_interval(change, low, high, row["metric"])
-    return f"{_bold(word)} {shown}{_count(row, effect)}"
-
-
-def _interaction(row: Mapping[Any, Any]) -> str:
-    word = str(row["interaction"])
-    if word == CANNOT_TELL:
-        return word
-    return f"{_bold(word, _LARGER.get(word, word))}{_count(row, 'interaction')}"
-
-
-def _bold(word: str, text: str = "") -> str:
-    return f"**{text or word}**" if word == FALLS else text or word
+    text = _LARGER.get(word, word) if effect == "interaction" else word
+    return f"{f'**{text}**' if word == FALLS else text} {shown}{_count(row, effect)}"
 
 
 def _count(row: Mapping[Any, Any], effect: str) -> str:
@@ -108,11 +107,15 @@ def _reading(table: pd.DataFrame, robust: str, level: float) -> list[str]:
     return [
         f"The judge is the method {robust}: an effect is stated where its p, corrected over the "
         f"family of tests (Benjamini-Hochberg), is below {level:g}. `3 of 5` counts the methods "
-        "that find it, of those that could look; effects.tsv has them all.",
+        "that find it, of those that could have found it; effects.tsv has them all.",
         "`Not established`: other methods find it, the judge does not. `No clear change` is not "
-        "evidence of none; the interval says how large a change could hide.",
-        "Changes are per tenfold of parameters or of training tokens, at the mean of the other; "
-        "a point is a hundredth of the metric.",
+        "evidence of none; the interval says how large a change could hide. Intervals are 95 % for "
+        "one effect by itself, while the words are corrected over the family, so an interval "
+        "without zero can stand beside `not established`.",
+        _METHODS,
+        "Changes are per tenfold increase in parameters or in training tokens, at the mean of the "
+        "other; in larger models: how the slope over training changes per tenfold increase in "
+        "parameters. A point is a hundredth of the metric.",
         _ITEMS[bool(table["own_trends"].ne("").any())],
         f"Checkpoints used: {used}.",
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from downslope.panel import EFFECTS
 
@@ -37,59 +38,92 @@ class Reading:
     reason: str = ""
 
 
-def sentences(readings: Mapping[str, Reading], row: Mapping[str, Any]) -> str:
-    """Everything that is said of one outcome; `row` is its row of the verdict table so far."""
+def sentences(
+    readings: Mapping[str, Reading], row: Mapping[str, Any], better: str, lines: pd.DataFrame
+) -> str:
+    """Everything that is said of one outcome.
+
+    `row` is its row of the verdict table so far; `lines` are its rows of trends.tsv by axis: where
+    an effect cannot be told, the whole line over its axis is quoted.
+    """
     size, training, interaction = (readings[effect] for effect in EFFECTS)
     metric = row["metric"]
     if {size.word, training.word, interaction.word} == {NO_CLEAR_CHANGE}:
         said = [
-            f"No clear change with size: {_change(size, metric)} per tenfold parameters; with "
-            f"training: {_change(training, metric)} per tenfold tokens; or between smaller and "
-            "larger models."
+            f"No clear change with size: {_change(size, metric)} per tenfold increase in "
+            f"parameters; with training: {_change(training, metric)} per tenfold increase in "
+            f"tokens; or between smaller and larger models: {_change(interaction, metric)}."
         ]
     else:
         said = [
-            _main(size, "with size", "tenfold parameters", metric),
-            _main(training, "with training", "tenfold tokens", metric),
-            _larger(interaction, training),
+            _main(size, "with size", "parameters", metric, lines),
+            _main(training, "with training", "tokens", metric, lines),
+            _larger(interaction, training, metric),
         ]
-    if row["own_trends"]:
-        said.append(f"On these items, performance falls during training in {row['own_trends']}.")
-    turns = [axis for axis in AXES if str(row[f"shape_{axis}"]) in ("U", "inverted U")]
-    said += [f"{row[f'shape_{axis}']}-shaped over {AXES[axis]}." for axis in turns]
-    if row["log_odds"] in ("differs", "agrees in part"):
-        said.append(
-            "The log-odds of the right answer do not show all of this: the threshold may make it."
-        )
-    return " ".join(sentence for sentence in said if sentence)
+    if better == "lower":
+        said.insert(0, "Lower is better; falls and rises are those of performance.")
+    own = str(row["own_trends"])
+    if own.startswith("none"):
+        said.append("On these items no run falls clearly during training.")
+    elif own:
+        said.append(f"On these items performance falls clearly during training in {own}.")
+    said += [_TURNS[shape].format(axis) for shape, axis in _turns(row)]
+    if row["log_odds"] in _LOG_ODDS:
+        said.append(_LOG_ODDS[row["log_odds"]])
+    return " ".join(said)
 
 
-def _main(reading: Reading, with_what: str, per: str, metric: str) -> str:
+_TURNS = {
+    "U": "Over {} it falls, then rises (U, two-lines test).",
+    "inverted U": "Over {} it rises, then falls (inverted U, two-lines test).",
+}
+_LOG_ODDS = {
+    "differs": "The log-odds of the right answer move the other way: see the margin's own rows.",
+    "agrees in part": "In the log-odds of the right answer only part of this is established.",
+    "not established": "In the log-odds of the right answer this is not established.",
+}
+
+
+def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(shape, axis in words) for every axis with a turn."""
+    shapes = ((str(row[f"shape_{axis}"]), words) for axis, words in AXES.items())
+    return [(shape, words) for shape, words in shapes if shape in _TURNS]
+
+
+def _main(reading: Reading, with_what: str, per: str, metric: str, lines: pd.DataFrame) -> str:
     if reading.word == CANNOT_TELL:
-        return f"Cannot tell {with_what}: {reading.reason.split(': ', 1)[-1]}."
-    change = f"{_change(reading, metric)} per {per}"
+        said = f"{with_what.capitalize()}: cannot tell ({reading.reason})."
+        for line in lines[lines.index == per].to_dict("records"):
+            if not np.isnan(line["q"]):
+                ends = line["slope"], line["slope_low"], line["slope_high"]
+                said += f" Over {per} alone: {change_with_interval(*ends, metric)} per tenfold "
+                said += f"increase, q = {line['q']:.2g}."
+        return said
+    change = f"{_change(reading, metric)} per tenfold increase in {per}"
     if reading.word in (FALLS, RISES):
         return f"{reading.word.capitalize()} {with_what}: {change}."
     if reading.word == NOT_ESTABLISHED:
-        return f"A change {with_what} is not established, only {_found(reading)}: {change}."
+        return f"A change {with_what} is not established: only {_found(reading)}; {change}."
     return f"No clear change {with_what}: {change}."
 
 
-def _larger(interaction: Reading, training: Reading) -> str:
+def _larger(interaction: Reading, training: Reading, metric: str) -> str:
+    """What training does in larger models, from the interaction and the effect of training."""
+    change = f"the slope changes by {_change(interaction, metric)} per tenfold increase of both"
     if interaction.word == FALLS:
         how = "fall faster" if training.word == FALLS else "gain less or lose more"
-        return f"With training, larger models {how}."
+        return f"With training, larger models {how}: {change}."
     if interaction.word == RISES:
         how = "rise faster" if training.word == RISES else "gain more or lose less"
-        return f"With training, larger models {how}."
+        return f"With training, larger models {how}: {change}."
     if interaction.word == NOT_ESTABLISHED:
         return (
-            "That training acts otherwise on larger models is not established, only "
-            f"{_found(interaction)}."
+            "That training affects larger models differently is not established: only "
+            f"{_found(interaction)}; {change}."
         )
     if interaction.word == CANNOT_TELL:
-        return ""
-    return "Training acts on larger models as on smaller ones, as far as one can tell."
+        return f"Whether it differs in larger models: cannot tell ({interaction.reason})."
+    return f"No clear difference between smaller and larger models: {change}."
 
 
 def _found(reading: Reading) -> str:

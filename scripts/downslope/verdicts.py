@@ -6,8 +6,8 @@ better when lower falls when its value rises.
 1. One robust method is the judge (config key `robust`; the default is the one that the calibration
    chose). An effect that this method finds, its p corrected over the family (Benjamini-Hochberg,
    q < level), is stated: performance `falls` or `rises`.
-2. An effect that only other methods find is `not established`, with the methods' names: they
-   count checkpoints of one training run as independent, or cannot say how often they err.
+2. An effect that only other methods find, in whatever direction, is `not established`, with the
+   methods' names.
 3. An effect that no method finds is `no clear change`. That is not evidence of none: the interval
    says how large a change could hide.
 4. Where the judge cannot estimate the effect, or no p it can give would be small enough, the word
@@ -38,8 +38,10 @@ from downslope.verdict_words import (
     Reading,
     sentences,
 )
+from downslope.wild import smallest_p
 
 _OTHER_QUESTION = "item"
+_THRESHOLDED = ("accuracy", "acc_norm", "mc1")
 
 
 def read_effect(effects: pd.DataFrame, robust: str, level: float, better: str) -> Reading:
@@ -49,10 +51,13 @@ def read_effect(effects: pd.DataFrame, robust: str, level: float, better: str) -
     asked = by_method.drop(index=_OTHER_QUESTION, errors="ignore")
     # A method whose smallest possible p is too large did not look, whatever the data.
     blind = asked["status"].str.startswith("below resolution") & ~(asked["q"] < level)
+    if "wild" in asked.index and smallest_p(int(asked["runs"].max())) >= level:
+        blind["wild"] = True
     asked = asked[asked["p"].notna() & ~blind]
-    found = asked[(asked["q"] < level) & (asked["estimate"] * judge["estimate"] >= 0)]
+    found = asked[asked["q"] < level]
     reason = ""
     if robust in found.index:
+        found = found[found["estimate"] * judge["estimate"] > 0]  # others may see the opposite
         word = FALLS if (judge["estimate"] < 0) == (better == "higher") else RISES
     elif robust not in asked.index:
         word, reason = CANNOT_TELL, str(judge["status"])
@@ -121,27 +126,30 @@ def verdicts(
                     f"{name}_methods": " ".join(reading.methods),
                     f"{name}_asked": reading.asked,
                 }
-            shapes = _rows(trends, outcome).set_index("axis")["shape"]
-            row |= {f"shape_{axis}": shapes.get(axis, "") for axis in AXES}
+            lines = _rows(trends, outcome).set_index("axis")
+            row |= {f"shape_{axis}": lines["shape"].get(axis, "") for axis in AXES}
             row |= {
                 "own_trends": own,
                 "log_odds": _log_odds(effects, outcome, readings, robust, level),
                 "n": int(of_outcome["n"].iloc[0]),
                 "expected": int(of_outcome["expected"].iloc[0]),
             }
-            rows.append({**row, "verdict": sentences(readings, row)})
+            words = sentences(readings, row, better[outcome.metric], lines)
+            rows.append({**row, "verdict": words})
     return pd.DataFrame(rows)
 
 
 def own_trends(runs: pd.DataFrame, level: float, better: str) -> str:
     """`2 of 8 runs, the largest only: 6.9B, 12B`: the runs whose own slope over training falls.
 
-    `runs` are an outcome's rows of run_trends.tsv. Empty where no run has an interval.
+    `runs` are an outcome's rows of run_trends.tsv. A run whose cells are all equal counts as one
+    that does not fall; runs that could not be tested do not count. Empty where none could.
     """
-    known = runs[runs["q"].notna()].sort_values(["parameters", "family", "seed"])
-    if known.empty:
+    found = directions(runs, better, level)
+    if runs["q"].isna().all():
         return ""
-    falling = known[directions(known, better, level) == FALLS]
+    known = runs[found != "not tested"].sort_values(["parameters", "family", "seed"])
+    falling = known[found[known.index] == FALLS]
     if falling.empty:
         return f"none of {len(known)} runs"
     if len(falling) == len(known):
@@ -175,14 +183,20 @@ def _log_odds(
     robust: str,
     level: float,
 ) -> str:
-    """Whether the continuous margin shows what a thresholded metric shows: a threshold can make
-    a break out of a slow change (Schaeffer et al. 2023, arXiv 2304.15004)."""
+    """Whether the log-odds show what a count of right answers shows: a threshold can make a break
+    out of a slow change (Schaeffer et al. 2023, arXiv 2304.15004).
+
+    `agrees`, `agrees in part`, `not established` or `differs` (some effect has the other sign).
+    """
     margins = _rows(effects, outcome._replace(metric="margin"))
-    stated = {e: r for e, r in readings.items() if r.word in (FALLS, RISES)}
-    if margins.empty or outcome.metric == "margin" or not stated:
+    stated = {e: r.word for e, r in readings.items() if r.word in (FALLS, RISES)}
+    if margins.empty or outcome.metric not in _THRESHOLDED or not stated:
         return ""
-    agree = [
-        read_effect(margins[margins["effect"] == effect], robust, level, "higher").word == r.word
-        for effect, r in stated.items()
-    ]
-    return "agrees" if all(agree) else "differs" if not any(agree) else "agrees in part"
+    found = {
+        effect: read_effect(margins[margins["effect"] == effect], robust, level, "higher").word
+        for effect in stated
+    }
+    if any({found[effect], word} == {FALLS, RISES} for effect, word in stated.items()):
+        return "differs"
+    agree = [found[effect] == word for effect, word in stated.items()]
+    return "agrees" if all(agree) else "agrees in part" if any(agree) else "not established"

@@ -346,9 +346,14 @@ def test_a_loss_names_everything_that_one_acts_on():
         "  a3 against the one before:",
         "    x/p/accuracy: from 50.0 (a1) to 46.0, worse by 4.0 points (95 % interval 3.0 to 5.0), "
         "q = 0.200; of 100 items 9 lost, 1 gained",
-        "Items that flipped: results/stats/flipped.tsv. If the loss is acceptable, raise "
-        "drift.allowed_loss in config/config.yaml.",
+        "Items that flipped: results/stats/flipped.tsv; their texts: resources/items/.",
+        "If a loss is acceptable, raise drift.allowed_loss in config/config.yaml.",
     ]
+
+
+def test_points_written_as_whole_numbers_are_refused():
+    with pytest.raises(StudyError, match=r"allowed_loss is 2, .* Write 0.02 for 2 points"):
+        check(gate_table([(3, ACCURACY, -0.05, 0.2)]), 2, 0.05, "flipped.tsv")
 
 
 def test_a_fall_that_may_be_chance_passes_and_is_never_hidden():

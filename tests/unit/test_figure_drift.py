@@ -154,8 +154,8 @@ def test_what_the_newest_has_lost_stands_in_words_and_numbers():
     drift.loc[newest, ["lost", "gained"]] = [[1, 13], [31, 7], [9, 2]] * 4
     said = words(figure_of(drift, outcomes, tasks))
     assert "70M seed 2, newest checkpoint: step 143000" in said
-    assert "Fell below the best so far in 1 of 3 tested outcomes: Task 1 −2.0." in said
-    assert "below the one before in none of 3" in said.replace("\n", " ")
+    assert "Clear falls below the best so far in 1 of 3 tested outcomes: Task 1 −2.0." in said
+    assert "No clear fall below the one before in 3 tested" in said.replace("\n", " ")
     assert "31, 7" in said
 
 
@@ -193,7 +193,7 @@ def test_without_item_level_scores_nothing_is_called_lost():
     assert "Not tested (no item-level scores); farthest below the best so far: Task" in said
     assert "No test: no item-level scores (12 of 12 comparisons)" in said
     assert "q < 0.05" not in said
-    assert "Fell below" not in said
+    assert "below the best so far in" not in said
 
 
 def test_what_was_not_compared_is_hatched():
@@ -207,7 +207,7 @@ def test_what_was_not_compared_is_hatched():
     said = words(figure)
     assert "Hatched: not compared." in said
     assert "–" in [text.get_text() for text in forests(figure)[0].texts]
-    assert "in none of 1 tested" in said or "in 1 of 1 tested" in said
+    assert "in 1 tested" in said or "in 1 of 1 tested" in said
     drift.loc[drift["step"] == 143000, ["difference", "low", "high", "q"]] = np.nan
     drift.loc[drift["step"] == 143000, "status"] = "not compared: this checkpoint has no value"
     assert "Not compared: this checkpoint has no value." in words(figure_of(drift, outcomes, tasks))

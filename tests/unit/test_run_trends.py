@@ -174,11 +174,13 @@ def test_one_finding_among_runs_and_outcomes_survives_correction():
         ({"70M": "steady", "1B": "falls", "12B": "steady"}, False),
         ({"70M": "falls", "1B": "falls", "12B": "falls"}, False),
         ({"70M": "steady", "1B": "falls", "12B": "unknown"}, True),  # of those tested
+        ({"70M": "constant", "1B": "falls", "12B": "falls"}, True),
         ({"70M": "unknown", "1B": "falls", "12B": "falls"}, False),  # of smaller ones is no word
     ],
 )
 def test_largest_only_for_every_pattern(found, largest):
-    q = {"falls": 0.001, "rises": 0.001, "steady": 0.3, "unknown": np.nan}
+    q = {"falls": 0.001, "rises": 0.001, "steady": 0.3, "unknown": np.nan, "constant": np.nan}
+    constant = "not estimable: every cell has the value 0.5"
     sizes = {name: size for size, name in SIZES.items()}
     trends = pd.DataFrame(
         {
@@ -186,6 +188,7 @@ def test_largest_only_for_every_pattern(found, largest):
             "parameters": [sizes[name] for name in found],
             "slope": [0.1 if word == "rises" else -0.1 for word in found.values()],
             "q": [q[word] for word in found.values()],
+            "status": [constant if word == "constant" else "ok" for word in found.values()],
         }
     ).assign(p=lambda frame: frame["q"])
     assert largest_only(trends, "higher", 0.05) is largest
@@ -200,6 +203,7 @@ def test_largest_only_compares_sizes_within_a_family():
             "slope": -0.1,
             "p": [0.5, 0.001, 0.5, 0.5],
             "q": [0.5, 0.001, 0.5, 0.5],
+            "status": "ok",
         }
     )
     assert largest_only(trends, "higher", 0.05)

@@ -37,6 +37,7 @@ def effect_rows(
                 "p": value,
                 "q": value,
                 "n": 9,
+                "runs": 8,
                 "expected": 10,
                 "tests": "main",
                 "status": status.get(method.replace("-", "_"), "ok"),
@@ -107,6 +108,7 @@ def runs(*q: float, slope: float = -0.1) -> pd.DataFrame:
             "slope": slope,
             "q": list(q),
             "p": list(q),
+            "status": "ok",
         }
     )
 
@@ -125,12 +127,16 @@ def test_runs_that_fall_are_named_from_small_to_large():
     assert own_trends(seeds, 0.05, "higher") == "1 of 2 runs: 70M (seed 2)"
 
 
-def table(effects: pd.DataFrame, run_trends: pd.DataFrame | None = None, shape: str = "flat"):
+def table(
+    effects: pd.DataFrame,
+    run_trends: pd.DataFrame | None = None,
+    shape: str = "flat",
+    line: dict[str, float] | None = None,
+):
+    numbers = line or dict.fromkeys(("slope", "slope_low", "slope_high", "q"), np.nan)
+    labels = {"task": "t", "protocol": "p", "metric": "accuracy", "shape": shape}
     trends = pd.DataFrame(
-        [
-            {"task": "t", "protocol": "p", "metric": "accuracy", "axis": axis, "shape": shape}
-            for axis in ("parameters", "tokens", "flops")
-        ]
+        [{**labels, "axis": axis, **numbers} for axis in ("parameters", "tokens", "flops")]
     )
     return verdicts(
         effects,
@@ -152,16 +158,46 @@ ALL_FALL = pd.concat(
 
 def test_the_sentences_of_a_task_that_gets_worse_in_every_way():
     assert table(ALL_FALL)["verdict"].tolist() == [
-        "Falls with size: −10.0 points (95% −15.0 to −5.0) per tenfold parameters. "
-        "Falls with training: −10.0 points (95% −15.0 to −5.0) per tenfold tokens. "
-        "With training, larger models fall faster. "
-        "On these items, performance falls during training in 1 of 3 runs, "
-        "the largest only: 12B."
+        "Falls with size: −10.0 points (95% −15.0 to −5.0) per tenfold increase in parameters. "
+        "Falls with training: −10.0 points (95% −15.0 to −5.0) per tenfold increase in tokens. "
+        "With training, larger models fall faster: the slope changes by −10.0 points (95% −15.0 "
+        "to −5.0) per tenfold increase of both. On these items performance falls clearly during "
+        "training in 1 of 3 runs, the largest only: 12B."
     ]
 
 
 def test_a_turn_is_said():
-    assert "U-shaped over training compute." in table(ALL_FALL, shape="U")["verdict"][0]
+    said = table(ALL_FALL, shape="U")["verdict"][0]
+    assert "Over training compute it falls, then rises (U, two-lines test)." in said
+
+
+def test_a_run_whose_cells_are_all_equal_counts_as_one_that_does_not_fall():
+    some = runs(np.nan, 0.01, 0.02)
+    some.loc[0, "status"] = "not estimable: every cell has the value 0.5"
+    assert own_trends(some, 0.05, "higher") == "2 of 3 runs, the largest only: 1.4B, 12B"
+    some.loc[0, "status"] = "not estimable: 1 checkpoint, at least 3 are needed"
+    assert own_trends(some, 0.05, "higher") == "all 2 runs"
+
+
+def test_methods_that_disagree_in_direction_are_named():
+    up = effect_rows({"ols": 0.001}, estimate=0.5)
+    rows = pd.concat([up, effect_rows(NOTHING).query("method != 'ols'")])
+    found = read_effect(rows, "jackknife", 0.05, "higher")
+    assert (found.word, found.methods) == (NOT_ESTABLISHED, ("ols",))
+
+
+def test_where_an_effect_cannot_be_told_the_whole_line_is_quoted():
+    nan = NOTHING | {"jackknife": np.nan}
+    reason = "not estimable: all checkpoints have one model size"
+    blind = pd.concat(
+        effect_rows(nan, effect=effect, jackknife=reason)
+        for effect in ("parameters", "tokens", "interaction")
+    )
+    said = table(blind, line={"slope": -0.1, "slope_low": -0.2, "slope_high": -0.05, "q": 0.004})
+    assert (
+        "With training: cannot tell (not estimable: all checkpoints have one" in said["verdict"][0]
+    )
+    assert "Over tokens alone: −10.0 points (95% −20.0 to −5.0)" in said["verdict"][0]
 
 
 def test_a_rise_that_is_slower_in_larger_models_is_not_called_a_fall():
@@ -178,16 +214,21 @@ def test_a_rise_that_is_slower_in_larger_models_is_not_called_a_fall():
     assert "larger models gain less or lose more" in said
 
 
-def test_a_margin_that_does_not_follow_is_told():
-    flat = pd.concat(
-        effect_rows(NOTHING, effect=e).assign(metric="margin")
-        for e in ("parameters", "tokens", "interaction")
-    )
-    differs = table(pd.concat([ALL_FALL, flat]))
-    assert differs["log_odds"].tolist() == ["differs"]
-    assert "the threshold may make it" in differs["verdict"][0]
-    agrees = table(pd.concat([ALL_FALL, ALL_FALL.assign(metric="margin")]))
-    assert agrees["log_odds"].tolist() == ["agrees"]
+def test_log_odds_that_do_not_follow_are_told():
+    def margins(q: dict[str, float], estimate: float) -> pd.DataFrame:
+        return pd.concat(
+            effect_rows(q, effect=e, estimate=estimate).assign(metric="margin")
+            for e in ("parameters", "tokens", "interaction")
+        )
+
+    for rows, expected in (
+        (margins(FOUND, -1.0), "agrees"),
+        (margins(NOTHING, -1.0), "not established"),
+        (margins(FOUND, 1.0), "differs"),
+    ):
+        found = table(pd.concat([ALL_FALL, rows]))
+        assert found["log_odds"].tolist() == [expected]
+        assert ("log-odds" in found["verdict"][0]) == (expected != "agrees")
 
 
 def test_changes_are_printed_in_points_or_nats():
@@ -210,6 +251,9 @@ def test_the_page_answers_first_and_explains_last():
     row = next(line for line in lines if line.startswith("| Memo Trap"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "**falls** −10.0 points (95% −15.0 to −5.0), 2 of 5"
-    assert cells[3:] == ["**worse in larger models**, 2 of 5", "1 of 3 runs, the largest only: 12B"]
+    assert cells[3:] == [
+        "**worse** −10.0 points (95% −15.0 to −5.0), 2 of 5",
+        "1 of 3 runs, the largest only: 12B",
+    ]
     assert "- ols does not keep its level." in lines
     assert "- Checkpoints used: 9 of 10." in lines
