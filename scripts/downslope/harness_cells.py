@@ -103,7 +103,9 @@ def cell_rows(task: str, listed: Iterable[Found], names: MetricNames) -> list[di
         for metric, (value, se) in found.entry.values.items():
             name = names.of(found.source, metric)
             if name is not None and not math.isnan(value):
-                rows.append(cell(found.checkpoint, task, name, value, se, found.entry.n))
+                where = f"{found.file.path}, {metric} of {found.source}"
+                numbers = names.imported(name, value, se, where)
+                rows.append(cell(found.checkpoint, task, name, *numbers, found.entry.n))
     return rows
 
 

@@ -5,13 +5,14 @@ perplexity say, has to be described in the config before it is imported: which d
 better is nothing to guess.
 
     metrics:
-      ppl: {better: lower}                                    # under its own name
+      ppl: {better: lower, log: true, as: log_ppl}            # its logarithm is imported
       exact_match,strict-match: {better: higher, as: exact_match}
       truthfulqa_mc1/acc: mc1                                 # of one task only; one of ours
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,9 +27,13 @@ from downslope.metrics import METRICS, metric_catalogue
 # distance, averaged over items, in both.
 SAME = {"acc": "accuracy", "brier_score": "brier"}
 
+# Early checkpoints have perplexities in the millions: on their own scale a few of them decide every
+# fit. Their logarithm is the loss.
+LOGARITHMIC = frozenset({"ppl", "perplexity", "word_perplexity", "byte_perplexity"})
+
 # For output of 0.3, which does not say which direction is better.
 BETTER = {
-    **dict.fromkeys(("ppl", "perplexity", "word_perplexity", "byte_perplexity"), "lower"),
+    **dict.fromkeys(LOGARITHMIC, "lower"),
     **dict.fromkeys(("bits_per_byte", "ter", "wer", "mae", "mse"), "lower"),
     **dict.fromkeys(("em", "exact", "exact_match", "exact_str_match", "f1", "mcc"), "higher"),
     **dict.fromkeys(("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1"), "higher"),
@@ -41,13 +46,18 @@ BETTER = {
 
 @dataclass(frozen=True)
 class ForeignMetric:
-    """A metric that the harness computed and metrics.py does not: what its values mean."""
+    """A metric that the harness computed and metrics.py does not: what its values mean.
+
+    `log` says that the natural logarithm of the harness's value is imported; bounds are those of
+    the harness's value.
+    """
 
     name: str
     better: str
     low: float | None = None
     high: float | None = None
     meaning: str = "computed by lm-evaluation-harness"
+    log: bool = False
 
 
 class MetricNames:
@@ -95,6 +105,19 @@ class MetricNames:
                 return self._names[key]
         name = SAME.get(metric, metric)
         return name if name in METRICS else None
+
+    def imported(self, name: str, value: float, se: float, where: str) -> tuple[float, float]:
+        """A value and its standard error as cells have them: logarithms where the config says so,
+        the error by the delta method. StudyError for a value that has no logarithm."""
+        if name in METRICS or not self.foreign[name].log:
+            return value, se
+        if value <= 0:
+            raise StudyError(
+                f"{name} is the logarithm of {value:g}, which has none",
+                where=where,
+                remedy="Look at the file, or remove `log: true` under harness.metrics.",
+            )
+        return math.log(value), se / value
 
     def bounds(self, name: str) -> tuple[float | None, float | None]:
         """Lowest and highest possible value of a metric of the study."""

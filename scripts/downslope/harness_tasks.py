@@ -12,7 +12,7 @@ from downslope.errors import StudyError
 from downslope.harness_cells import PROTOCOL
 from downslope.harness_defaults import TASK_METRICS, known_tasks
 from downslope.harness_files import HarnessFile
-from downslope.harness_metrics import BETTER, MetricNames, plain_name
+from downslope.harness_metrics import BETTER, LOGARITHMIC, MetricNames, plain_name
 from downslope.harness_models import slug
 from downslope.outcomes import Outcome
 
@@ -146,8 +146,10 @@ def _metrics(
             if not better:
                 unknown[metric] = unknown.get(metric, 0) + count
                 continue
-            name = plain_name(metric)
-            metrics[metric] = {"better": better} | ({"as": name} if name != metric else {})
+            log_scale = _plain(metric) in LOGARITHMIC
+            name = "log_" * log_scale + plain_name(metric)
+            described = {"better": better} | ({"log": True} if log_scale else {})
+            metrics[metric] = described | ({"as": name} if name != metric else {})
     return metrics, unknown
 
 

@@ -107,14 +107,21 @@ def test_metrics_are_described_as_far_as_something_says_it(tmp_path: Path) -> No
     assert found.config["harness"]["metrics"] == {
         "score": {"better": "higher"},
         "em,strict": {"better": "higher", "as": "em.strict"},
-        "ppl": {"better": "lower"},
+        "ppl": {"better": "lower", "log": True, "as": "log_ppl"},
     }
     assert found.tables.unknown == {"odd": 2, "pct_stereotype": 1}
     assert [row["task"] for row in found.tables.rows] == ["lambada_openai", "t"]
-    assert "lambada_openai/harness/ppl" in found.config["families"]["harness"]
+    assert "lambada_openai/harness/log_ppl" in found.config["families"]["harness"]
     said = run(tmp_path, better={"pct_stereotype": "lower"})
     assert "crows" in [row["task"] for row in said.tables.rows]
     assert said.config["harness"]["metrics"]["pct_stereotype"] == {"better": "lower"}
+
+
+def test_tasks_of_which_nothing_is_described_are_no_study(tmp_path: Path) -> None:
+    results = {"crows": {"pct_stereotype": 0.6}}
+    old(tmp_path / "b.json", "pretrained=EleutherAI/pythia-160m,revision=step1000", results)
+    with pytest.raises(StudyError, match="metrics of crows are better: pct_stereotype"):
+        run(tmp_path)
 
 
 def test_tasks_can_be_chosen(tmp_path: Path) -> None:

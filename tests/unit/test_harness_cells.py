@@ -155,6 +155,19 @@ def test_metrics_that_nothing_describes_are_listed_once(
     assert "2 cells of the metric pct_stereotype are not imported" in caplog.text
 
 
+def test_perplexities_can_be_imported_as_logarithms(tmp_path: Path) -> None:
+    """ln 20 = 2.995732; the error of ln x is that of x over x: 0.5 / 20."""
+    old(tmp_path / "1.json", args("1m", 1), {"t": {"ppl": 20.0, "ppl_stderr": 0.5}})
+    described = {"ppl": {"better": "lower", "log": True, "as": "log_ppl"}}
+    cells = load(tmp_path, ["t"], ROWS[:1], metrics=described)
+    assert cells["metric"].tolist() == ["log_ppl"]
+    assert cells["value"].tolist() == pytest.approx([2.995732])
+    assert cells["se"].tolist() == pytest.approx([0.025])
+    old(tmp_path / "1.json", args("1m", 1), {"t": {"ppl": 0.0}})
+    with pytest.raises(StudyError, match="log_ppl is the logarithm of 0, which has none"):
+        load(tmp_path, ["t"], ROWS[:1], metrics=described)
+
+
 def test_aggregates_are_read_only_where_the_config_names_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
