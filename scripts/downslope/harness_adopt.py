@@ -18,6 +18,10 @@ from downslope.harness_tasks import TaskTables, task_tables
 
 _CKPT = re.compile(r"(?:^|,)ckpt=([a-z0-9._-]+)")  # what export_harness writes
 UNTRAINED = "untrained: step 0 has read no tokens, and regressions take their logarithm"
+_FOOTER = """
+# For `snakemake drift`, which fails where a newest checkpoint lost more than this (two points):
+# drift: {allowed_loss: 0.02}
+"""
 _HEADER = """\
 # Results that lm-evaluation-harness made elsewhere. Written by adopt_harness.py; change what you
 # like. harness.models: which file is which checkpoint, by the first pattern that matches.
@@ -112,7 +116,8 @@ def adopt(files: Sequence[HarnessFile], folder: str, wishes: Wishes) -> Adoption
 
 def config_text(config: Mapping[str, Any]) -> str:
     """The config as YAML, a long line for each pattern."""
-    return _HEADER + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=10_000)
+    body = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=10_000)
+    return _HEADER + body + _FOOTER
 
 
 def _user_rules(files: Sequence[HarnessFile], wishes: Wishes) -> list[dict[str, Any]]:

@@ -11,7 +11,12 @@ from typing import Any
 from downslope.errors import StudyError
 from downslope.harness_metrics import MetricNames
 from downslope.outcomes import Outcome
-from downslope.study_checks import check_checkpoints, check_families, check_tasks
+from downslope.study_checks import (
+    check_checkpoints,
+    check_families,
+    check_harness,
+    check_tasks,
+)
 from downslope.tables import check_config, read_table, read_yaml
 
 REGISTER = Path(__file__).resolve().parents[2] / "config" / "datasets.tsv"
@@ -143,6 +148,7 @@ def load_study(folder: Path, config: Mapping[str, Any] | None = None) -> Study:
         datasets = _register(place / "datasets.tsv")
     metrics = MetricNames(merged.get("harness", {}).get("metrics", {}), f"{path}, harness.metrics")
     check_checkpoints(checkpoints, merged, place / "checkpoints.tsv")
+    check_harness(merged, path)
     check_tasks(tasks, datasets, metrics.order, merged, place / "tasks.tsv")
     families = {
         name: [Outcome.parse(text) for text in texts] for name, texts in merged["families"].items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope.errors import StudyError
+from downslope.harness_models import compile_rules
 from downslope.metrics import METRICS
 from downslope.outcomes import Outcome
 from downslope.protocols import PROTOCOLS
@@ -64,6 +65,12 @@ def check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: P
                 where=f"{path}, line {after.line} ({after.ckpt})",
                 remedy="Within a run, tokens grow with steps; mend one of the two rows.",
             )
+
+
+def check_harness(config: Mapping[str, Any], path: Path) -> None:
+    """Patterns that name checkpoints, where cells come from lm-evaluation-harness."""
+    if config["cells"] == "harness":
+        compile_rules(config["harness"]["models"], f"{path}, harness.models")
 
 
 def check_tasks(

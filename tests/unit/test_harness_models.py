@@ -13,6 +13,7 @@ from downslope.errors import StudyError
 from downslope.harness_defaults import default_rules
 from downslope.harness_files import HarnessFile
 from downslope.harness_models import compile_rules, disagreement, parse_size, place, slug
+from downslope.study_checks import check_harness
 
 
 def file_of(model: str, name: str = "results.json", parameters: int | None = None) -> HarnessFile:
@@ -206,3 +207,10 @@ def test_names_that_disagree_with_contents(name: str, said: str) -> None:
     model = place(file, compile_rules(default_rules([file], {}, None), ""))
     assert model is not None
     assert disagreement(file, model) == said
+
+
+def test_a_broken_pattern_is_found_when_the_study_is_read() -> None:
+    config = {"cells": "harness", "harness": {"models": [{"pattern": "(?P<size>.*)"}]}}
+    with pytest.raises(StudyError, match=r"harness\.models, rule 1: .* group 'size'"):
+        check_harness(config, Path("config.yaml"))
+    check_harness({"cells": "scores"}, Path("config.yaml"))
