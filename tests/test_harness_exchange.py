@@ -103,13 +103,15 @@ def test_a_study_is_adopted_with_one_command(output: Path, study: Path) -> None:
     assert config["families"]["harness"] == [
         f"{task}/harness/accuracy" for task in ("tiny_cloze", "tiny_first", "tiny_second")
     ]
-    assert config["harness"]["metrics"] == {"perplexity": {"better": "lower"}}
+    assert config["harness"]["metrics"] == {
+        "perplexity": {"better": "lower", "log": True, "as": "log_perplexity"}
+    }
     assert "nothing is overwritten" in adopt(output, study, "--tokens-per-step", "100")
 
 
 def test_cells_are_what_the_harness_wrote(output: Path, study: Path) -> None:
     cells, _ = load(study)
-    ours = {"acc": "accuracy", "acc_norm": "acc_norm", "brier_score": "brier"}
+    ours = {"acc": "accuracy", "brier_score": "brier", "perplexity": "log_perplexity"}
     counts = {"tiny_first": 20, "tiny_second": 12, "tiny_cloze": 10}
     table = cells.set_index(["ckpt", "task", "metric"])
     checked = 0
@@ -120,8 +122,10 @@ def test_cells_are_what_the_harness_wrote(output: Path, study: Path) -> None:
                 if not key.endswith(",none") or metric.endswith("_stderr"):
                     continue
                 row = table.loc[f"{model}-step{step}", task, ours.get(metric, metric)]
-                assert row["value"] == value
                 error = content["results"][task][f"{metric}_stderr,none"]
+                if metric == "perplexity":  # its logarithm is imported
+                    value, error = math.log(value), error / value
+                assert row["value"] == value
                 assert row["se"] == error or (math.isnan(row["se"]) and error == "N/A")
                 assert row["n"] == n
                 checked += 1
@@ -223,7 +227,7 @@ def spoil_line(path: Path, _: dict[str, Any]) -> str:
 
 def spoil_date(path: Path, content: dict[str, Any]) -> str:
     path.with_name("results_2020-01-01T00-00-00.000000.json").write_text(json.dumps(content))
-    return "tiny_cloze/perplexity of tiny-16k-step1 is .* here and .* in "
+    return "tiny_cloze/log_perplexity of tiny-16k-step1 is .* here and .* in "
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import enable_progress_bars
 
 from downslope.errors import StudyError
 from downslope.hub import _minute_lines, fetch, fetch_tokenizer
@@ -401,6 +402,7 @@ def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
 
 
 def test_progress_is_whole_lines_in_the_log(caplog):
+    enable_progress_bars()  # other tests load models, which turns them off for the process
     caplog.set_level(logging.INFO)
     with _minute_lines("model.safetensors")(total=2_000_000, unit="B", unit_scale=True) as bar:
         assert caplog.messages == []
