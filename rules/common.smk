@@ -1,7 +1,6 @@
 # Reads and checks the study, and answers the questions that rules ask about it.
 # Needs config/config.yaml, checkpoints.tsv and tasks.tsv in the working directory.
 import sys
-from collections import Counter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -86,31 +85,6 @@ def arithmetic_notes():
     if STUDY.config["cells"] != "scores":
         return []
     return [f"Models in {STUDY.config['dtype']}; softmax and sums in float32 or wider."]
-
-
-def design_notes():
-    """What the verdicts say about the study's own design."""
-    runs = Counter(row.run for row in STUDY.usable)
-    sizes = len({row.parameters for row in STUDY.usable})
-    families = {row.family for row in STUDY.usable}
-    notes = []
-    if len(runs) > sizes:
-        notes.append(
-            f"{len(runs)} runs of {sizes} sizes: errors are clustered by run, and what is said "
-            "about size still rests on the number of sizes."
-        )
-    if len(set(runs.values())) > 1:
-        notes.append(
-            f"Runs differ in their number of checkpoints ({min(runs.values())} to "
-            f"{max(runs.values())}): the methods were calibrated on equal ones, and how far "
-            "they keep their level here is told by `snakemake calibrate`."
-        )
-    if len(families) > 1:
-        notes.append(
-            "Several families are compared as one: a family that is better at every size looks "
-            "like an effect of size where families differ in their sizes."
-        )
-    return notes
 
 
 def allowed_loss(wildcards):

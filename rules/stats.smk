@@ -106,7 +106,7 @@ rule write_verdicts:
         robust=STUDY.robust,
         level=config["level"],
         title=config["title"],
-        notes=design_notes(),
+        checkpoints=checkpoint_rows(STUDY.usable),
         modules=modules_digest(
             [
                 *("../../config/calibration.tsv", "calibration.py", "figure_style.py"),

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from downslope.calibration import level_notes, read_calibration
 from downslope.files import atomic_write
 from downslope.logs import log_to
 from downslope.tsv import read_tsv, write_tsv
-from downslope.verdict_page import as_markdown
+from downslope.verdict_page import as_markdown, design_notes
 from downslope.verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(
     robust: str,
     level: float,
     title: str,
-    notes: Sequence[str],
+    checkpoints: Sequence[Mapping[str, Any]],
     outputs: Mapping[str, str],
     log: str,
 ) -> None:
@@ -46,7 +46,7 @@ def main(
             robust=robust,
             level=level,
             level_notes=level_notes(read_calibration()),
-            notes=notes,
+            notes=design_notes(checkpoints),
         )
         write_tsv(table, outputs["tsv"])
         with atomic_write(outputs["md"]) as temporary:
@@ -64,7 +64,7 @@ if "snakemake" in globals():
         robust=snakemake.params.robust,
         level=snakemake.params.level,
         title=snakemake.params.title,
-        notes=snakemake.params.notes,
+        checkpoints=snakemake.params.checkpoints,
         outputs={"tsv": snakemake.output.tsv, "md": snakemake.output.md},
         log=snakemake.log[0],
     )

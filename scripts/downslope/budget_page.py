@@ -12,8 +12,8 @@ from downslope.budget import TOLERANCE, Choice
 from downslope.budget_table import CHOSEN, FULL, Offer
 from downslope.checkpoint_costs import RESOURCES
 from downslope.figure_style import short_numbers
+from downslope.panel import RUN
 
-_RUN = ["family", "parameters", "seed"]
 # More steps than this make no readable grid.
 _MOST_STEPS = 24
 
@@ -70,7 +70,7 @@ def _grid(checkpoints: pd.DataFrame, given: Offer, choice: Choice) -> str:
     """Runs x steps with marks, or the chosen steps of each run where there are too many."""
     chosen = set(given.rows.loc[choice.chosen, "ckpt"])
     steps = sorted(checkpoints["step"].unique())
-    runs = list(checkpoints.sort_values(_RUN).groupby(_RUN, sort=False))
+    runs = list(checkpoints.sort_values(RUN).groupby(RUN, sort=False))
     names = _run_names([run for run, _ in runs])
     if len(steps) > _MOST_STEPS:
         lines = ["| run | chosen | steps |", "| :--- | ---: | :--- |"]
@@ -141,7 +141,7 @@ def _advice(given: Offer, table: pd.DataFrame) -> list[str]:
 
 def _losses(given: Offer, choice: Choice, table: pd.DataFrame) -> list[str]:
     rows = given.rows.assign(chosen=choice.chosen)
-    by_run = rows.groupby(_RUN)["chosen"].agg(["sum", "size"])
+    by_run = rows.groupby(RUN)["chosen"].agg(["sum", "size"])
     names = _run_names(list(by_run.index))
     unused = [name for name, count in zip(names, by_run["sum"], strict=True) if count == 0]
     used = by_run[by_run["sum"] > 0]

@@ -17,8 +17,8 @@ from downslope.errors import StudyError
 from downslope.metrics import BETTER
 from downslope.outcomes import Outcome
 from downslope.paired import MEASURES, SAMPLED, SIGN_VECTORS, compare
+from downslope.panel import RUN
 
-RUN = ["family", "parameters", "seed"]
 OUTCOME = list(Outcome._fields)
 COLUMNS = (
     *("ckpt", *RUN, "step", "against", "reference", *OUTCOME),

@@ -12,7 +12,7 @@ from downslope.correction import CORRECTIONS, corrected
 from downslope.errors import StudyError
 from downslope.families import declared_outcomes, further_outcomes, outcome_keys
 from downslope.outcomes import Outcome
-from downslope.panel import EFFECTS, FloatArray, Panel, per_tenfold
+from downslope.panel import EFFECTS, RUN, FloatArray, Panel, per_tenfold, runs_of
 from downslope.regression import METHODS, Estimate
 
 COLUMNS = (
@@ -113,7 +113,6 @@ def _checked(
 
 def _panel(cells: pd.DataFrame, resampled: pd.DataFrame | None) -> Panel:
     """The cells of one outcome as arrays; a run is one (family, size, seed)."""
-    runs = cells[["family", "parameters", "seed"]].itertuples(index=False, name=None)
     replicates = None
     if resampled is not None and not resampled.empty:
         # A checkpoint without item-level scores becomes a column of NaN.
@@ -122,7 +121,7 @@ def _panel(cells: pd.DataFrame, resampled: pd.DataFrame | None) -> Panel:
         value=cells["value"].to_numpy(dtype=np.float64),
         parameters=cells["parameters"].to_numpy(dtype=np.float64),
         tokens=cells["tokens"].to_numpy(dtype=np.float64),
-        run=np.array([f"{family}/{size}/{seed}" for family, size, seed in runs], dtype=np.str_),
+        run=runs_of(cells[RUN].to_dict("records")),
         se=cells["se"].to_numpy(dtype=np.float64, na_value=np.nan),
         replicates=replicates,
     )

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pandas as pd
 
 from downslope.figure_style import short_numbers
+from downslope.panel import RUN
 
-_RUN = ["family", "parameters", "seed"]
-_POINT = [*_RUN, "tokens", "step"]
+_POINT = [*RUN, "tokens", "step"]
 _MOST_NAMED = 12  # missing checkpoints that a caption names one by one
 
 
@@ -28,7 +28,7 @@ def planned(
     if checkpoints is not None:
         plan = pd.DataFrame([{key: row[key] for key in _POINT} for row in checkpoints])
     else:
-        runs = scored[_RUN].drop_duplicates()
+        runs = scored[RUN].drop_duplicates()
         held = scored.groupby(["family", "tokens", "step"], as_index=False).size()
         of_family = held.merge(runs.groupby("family", as_index=False).size(), on="family")
         common = of_family[2 * of_family["size_x"] > of_family["size_y"]]
@@ -67,7 +67,7 @@ def _missing(plan: pd.DataFrame) -> str:
     if absent.empty or len(absent) > _MOST_NAMED:
         return ""
     runs = []
-    for run, points in absent.groupby(_RUN):
+    for run, points in absent.groupby(RUN):
         family, size, seed = cast("tuple[str, int, int]", run)
         which = f" seed {seed}" if has_seeds(plan) else ""
         steps = ", ".join(map(str, sorted(points["step"])))

@@ -22,9 +22,10 @@ from downslope.figure_drift_band import (
 )
 from downslope.figure_drift_words import drift_caption, verdict
 from downslope.figure_matrix import ROW, colour_bar
-from downslope.figure_names import RUN, Row, rows_of, run_names
+from downslope.figure_names import Row, rows_of, run_names
 from downslope.figure_page import EDGE, LEFT, Legend, Sheet, empty_figure
 from downslope.figure_style import INK, MUTED, style, text_width
+from downslope.panel import RUN
 
 _ONE_ABOVE_ANOTHER = 4  # runs; more stand in two columns
 _NAME, _LINE = 0.2, 0.145  # a band's name, a line of its words

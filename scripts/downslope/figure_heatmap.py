@@ -24,10 +24,10 @@ from downslope.figure_matrix import (
     write_ends,
     write_names,
 )
-from downslope.figure_names import RUN, Row, rows_of, run_names, turned_sentence
+from downslope.figure_names import Row, rows_of, run_names, turned_sentence
 from downslope.figure_page import EDGE, Sheet, empty_figure
 from downslope.figure_style import short_numbers, style, text_width
-from downslope.panel import FloatArray
+from downslope.panel import RUN, FloatArray
 
 _POINT = [*RUN, "tokens", "step"]
 _ROOM = 9.6  # inches for the columns, before they get too narrow
@@ -224,7 +224,7 @@ def _sentences(
         sentences.append(f"Chance is not known for {', '.join(without)}.")
     if any("best" in block.heading for block in blocks):
         sentences.append(
-            "The best of several values is in part luck, so small falls below it mean nothing: "
+            "The best of several values is in part luck, so small falls below it may mean nothing: "
             "the figure of drift has the tests."
         )
     return sentences + turned_sentence(rows)

@@ -9,9 +9,9 @@ import pandas as pd
 
 from downslope.figure_style import short_numbers
 from downslope.outcomes import Outcome, printed_titles
+from downslope.panel import RUN
 from downslope.verdict_words import UNITS
 
-RUN = ["family", "parameters", "seed"]
 OUTCOME = list(Outcome._fields)
 _METRICS = {
     **dict.fromkeys(("accuracy", "acc_norm", "mc1", "mc2"), "Accuracy"),

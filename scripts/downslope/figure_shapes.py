@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from downslope.figure_names import RUN, Row, listed, rows_of, sentence, signed
+from downslope.figure_names import Row, listed, rows_of, sentence, signed
 from downslope.figure_page import PAD, Page, above, empty_figure, even_columns
 from downslope.figure_style import (
     INK,
@@ -25,6 +25,7 @@ from downslope.figure_style import (
     short_numbers,
     style,
 )
+from downslope.panel import RUN
 
 _AXES: dict[str, tuple[str, Callable[[Sequence[float]], list[str]]]] = {
     "parameters": ("Parameters", short_numbers),
@@ -201,8 +202,8 @@ def _sentences(found: pd.DataFrame, rows: Sequence[Row], axis: str) -> list[str]
     """What the marks mean, and why shapes are not testable."""
     units = ", ".join(dict.fromkeys(row.unit for row in rows))
     sentences = [
-        f"Thick lines: the trend over all runs, solid where q shows a shape, else dashed; slopes "
-        f"in {units} per tenfold with 95 % intervals, errors clustered by run."
+        f"Thick lines: the trend over all runs, solid where a shape is established, else dashed; "
+        f"slopes in {units} per tenfold with 95 % intervals, errors by leaving runs out."
     ]
     if found["shape"].isin(_TURNS).any():
         sentences.append("Dotted: the breakpoint of the two-lines test, on which both lines rest.")

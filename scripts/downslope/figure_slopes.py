@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from downslope.figure_marks import EMPHASIS, Mark
-from downslope.figure_names import RUN, Row, listed, rows_of, sentence
+from downslope.figure_names import Row, listed, rows_of, sentence
 from downslope.figure_page import PAD, Legend, Page, above, empty_figure, even_columns
 from downslope.figure_style import (
     INK,
@@ -24,6 +24,7 @@ from downslope.figure_style import (
     short_numbers,
     style,
 )
+from downslope.panel import RUN
 from downslope.run_trends import QUESTION, directions, largest_only
 
 _NUMBERS = ("slope", "low", "high")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 EFFECTS = ("parameters", "tokens", "interaction")
+# What names a training run, the unit that robust methods cluster by.
+RUN = ["family", "parameters", "seed"]
 # An intercept and three slopes: with fewer cells no residual is left to estimate an error from.
 LEAST_CELLS = 5
 # Values that differ by less than this share of their size are equal: accuracies such as 137/300
@@ -40,6 +44,11 @@ class Panel:
     @property
     def runs(self) -> int:
         return len(np.unique(self.run))
+
+
+def runs_of(rows: Iterable[Mapping[Any, Any]]) -> TextArray:
+    """The run of each row of a table, written `family/parameters/seed`."""
+    return np.array(["/".join(str(row[name]) for name in RUN) for row in rows], dtype=np.str_)
 
 
 def zscore(values: FloatArray) -> FloatArray:

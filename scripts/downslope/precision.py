@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from downslope.panel import FloatArray
+from downslope.panel import FloatArray, runs_of
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 TEST_LEVEL, POWER = 0.05, 0.8
@@ -77,8 +77,7 @@ class Candidates:
         """From rows of checkpoints.tsv with family, parameters, seed and tokens."""
         size = np.log10([float(row["parameters"]) for row in rows])
         tokens = np.log10([float(row["tokens"]) for row in rows])
-        runs = [f"{row['family']}/{row['parameters']}/{row['seed']}" for row in rows]
-        return cls(size - size.mean(), tokens - tokens.mean(), np.array(runs, dtype=np.str_))
+        return cls(size - size.mean(), tokens - tokens.mean(), runs_of(rows))
 
     def __len__(self) -> int:
         return len(self.size)

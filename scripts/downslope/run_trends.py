@@ -17,7 +17,7 @@ from scipy import stats
 from downslope.correction import corrected
 from downslope.errors import StudyError
 from downslope.outcomes import Outcome
-from downslope.panel import ROUNDING, FloatArray
+from downslope.panel import ROUNDING, RUN, FloatArray
 
 # What the intervals mean: tables and figures print it beside them.
 QUESTION = "this run on these items: another draw of items, not another training run"
@@ -34,7 +34,7 @@ _AGREEMENT = 8.0
 # Of a value: cells are written with six digits, item values with seven.
 _SIX_DIGITS = 1e-5
 
-_OUTCOME, _RUN = ["task", "protocol", "metric"], ["family", "parameters", "seed"]
+_OUTCOME = list(Outcome._fields)
 
 
 def run_trends(
@@ -65,14 +65,14 @@ def run_trends(
     where a cell is given twice or is infinite.
     """
     used = _checked(cells)
-    runs = used[_RUN].drop_duplicates().sort_values(_RUN)
-    by_run = dict(list(used[used["value"].notna()].groupby([*_OUTCOME, *_RUN], sort=False)))
+    runs = used[RUN].drop_duplicates().sort_values(RUN)
+    by_run = dict(list(used[used["value"].notna()].groupby([*_OUTCOME, *RUN], sort=False)))
     rows: list[dict[str, Any]] = []
     for tests, outcomes in families.items():
         for outcome in map(Outcome.parse, outcomes):
             resampled = replicates(outcome)
             for run in runs.itertuples(index=False, name=None):
-                labels = dict(zip(_RUN, run, strict=True))
+                labels = dict(zip(RUN, run, strict=True))
                 trend = _trend(by_run.get((*outcome, *run), used.iloc[:0]), resampled)
                 rows.append({**outcome._asdict(), **labels, **trend, "tests": tests})
     trends = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("q", "p_holm")])
@@ -125,18 +125,6 @@ def largest_only(trends: pd.DataFrame, better: str, level: float) -> bool:
         > others.loc[others["family"] == family, "parameters"].max()  # none: NaN, so False
         for family, of_family in falling.groupby("family")
     )
-
-
-def slopes_by_size(trends: pd.DataFrame, outcome: str) -> pd.DataFrame:
-    """The estimable slopes of one outcome, written task/protocol/metric, in the order of sizes.
-
-    All that a figure of slopes against size needs: family, parameters, seed, slope, low, high, q,
-    status; low and high are NaN where there is no interval.
-    """
-    wanted = Outcome.parse(outcome)
-    rows = trends[(trends[_OUTCOME] == list(wanted)).all(axis=1) & trends["slope"].notna()]
-    columns = [*_RUN, "slope", "low", "high", "q", "status"]
-    return rows.sort_values(_RUN)[columns].reset_index(drop=True)
 
 
 def _checked(cells: pd.DataFrame) -> pd.DataFrame:

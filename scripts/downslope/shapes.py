@@ -17,7 +17,7 @@ from downslope.correction import corrected
 from downslope.errors import StudyError
 from downslope.metrics import BETTER
 from downslope.outcomes import Outcome
-from downslope.panel import ROUNDING
+from downslope.panel import ROUNDING, RUN, runs_of
 from downslope.two_lines import LEAST_RUNS, Line, Points, has_error, line, two_lines
 
 # Axis -> what one value of it is called where all checkpoints share it.
@@ -32,7 +32,7 @@ COLUMNS = (
     *("breakpoint", "left_slope", "left_p", "right_slope", "right_p", "turn_p", "turn_q"),
     *("points_left", "points_right", "runs", "n", "status", "tests"),
 )
-_OUTCOME, _RUN = ["task", "protocol", "metric"], ["family", "parameters", "seed"]
+_OUTCOME = list(Outcome._fields)
 # Compute is written with six digits: logarithms that agree to five decimals are one x.
 _DECIMALS = 5
 
@@ -150,8 +150,7 @@ def _points(cells: pd.DataFrame, axis: str) -> tuple[Points, int]:
     x = np.log10(cells[axis].to_numpy(dtype=np.float64))
     # Every x becomes the first of those that agree with it.
     _, first, same = np.unique(np.round(x, _DECIMALS), return_index=True, return_inverse=True)
-    runs = cells[_RUN].itertuples(index=False, name=None)
-    run = np.array([f"{family}/{size}/{seed}" for family, size, seed in runs], dtype=np.str_)
+    run = runs_of(cells[RUN].to_dict("records"))
     value = cells["value"].to_numpy(dtype=np.float64)
     points = Points(x[first][same], value, run, own_levels=axis == "tokens")
     if not points.own_levels:

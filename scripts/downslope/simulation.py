@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.panel import FloatArray, TextArray, design_matrix
+from downslope.panel import FloatArray, TextArray, design_matrix, runs_of
 
 OUTCOMES = 12
 ITEMS = 300
@@ -59,9 +59,7 @@ def grid_of(checkpoints: Sequence[Mapping[str, Any]]) -> Grid:
     return Grid(
         parameters=np.array([row["parameters"] for row in rows], dtype=np.float64),
         tokens=np.array([row["tokens"] for row in rows], dtype=np.float64),
-        run=np.array(
-            [f"{row['family']}/{row['parameters']}/{row['seed']}" for row in rows], dtype=np.str_
-        ),
+        run=runs_of(rows),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from downslope.panel import runs_of
 from downslope.verdict_words import CANNOT_TELL, FALLS, RISES, change_with_interval
 
 _EFFECTS = {"size": "with size", "training": "with training"}
@@ -54,6 +56,30 @@ def as_markdown(
     lines += ["## How to read this", ""]
     said = [*_reading(table, robust, level), *notes, *level_notes.values(), _CALIBRATION]
     return "\n".join([*lines, *(f"- {_plain(sentence)}" for sentence in said), ""])
+
+
+def design_notes(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has to be said about a study's own design, from the rows of its usable checkpoints."""
+    counts = Counter(runs_of(checkpoints).tolist())
+    sizes = len({row["parameters"] for row in checkpoints})
+    notes = []
+    if len(counts) > sizes:
+        notes.append(
+            f"{len(counts)} runs of {sizes} sizes: errors are clustered by run, and what is said "
+            "about size still rests on the number of sizes."
+        )
+    if len(set(counts.values())) > 1:
+        notes.append(
+            f"Runs differ in their number of checkpoints ({min(counts.values())} to "
+            f"{max(counts.values())}): the methods were calibrated on equal ones, and how far they "
+            "keep their level here is told by `snakemake calibrate`."
+        )
+    if len({row["family"] for row in checkpoints}) > 1:
+        notes.append(
+            "Several families are compared as one: a family that is better at every size looks "
+            "like an effect of size where families differ in their sizes."
+        )
+    return notes
 
 
 def _answer(rows: pd.DataFrame) -> list[str]:

@@ -475,3 +475,15 @@ def test_cells_without_any_item_values_have_rows_and_no_test(tmp_path):
     table = read_tsv(tmp_path / "drift.tsv")
     assert set(table["status"]) == {"no test: no item-level scores"}
     assert "import results with their samples" in (tmp_path / "check.log").read_text()
+
+
+def test_an_infinite_cell_is_refused_by_name():
+    labels = {"family": "f", "parameters": 1, "seed": 0, "task": "t", "protocol": "p"}
+    cells = pd.DataFrame(
+        [
+            {**labels, "metric": "accuracy", "ckpt": f"c{step}", "step": step, "value": value}
+            for step, value in ((1, 0.5), (2, np.inf))
+        ]
+    )
+    with pytest.raises(StudyError, match="c2, t/p/accuracy: the value is infinite"):
+        drift(cells, lambda _: pd.DataFrame(), {"all": ["t/p/accuracy"]})

@@ -92,7 +92,7 @@ def test_tokens_that_a_name_states() -> None:
         "pretrained=facebook/opt-125m",
         "pretrained=meta-llama/Meta-Llama-3-8B,peft=runs/lora/epoch_3,revision=step5",
         "load=/fsx/pythia/staged_model,iteration=103000",
-        "pretrained=/tmp/model,tokenizer=EleutherAI/gpt-neox-20b,revision=step5",
+        "pretrained=models/mine,tokenizer=EleutherAI/gpt-neox-20b,revision=step5",
         "pretrained=stanford-crfm/alias-gpt2-small-x21,revision=checkpoint-100",
     ],
 )

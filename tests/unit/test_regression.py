@@ -382,3 +382,16 @@ def test_five_runs_are_below_resolution_whatever_the_data():
     found = METHODS["wild"](noise)
     assert min(e.p for e in found) > 0.1
     assert {e.status for e in found} == {"below resolution: 5 runs allow no p under 0.062"}
+
+
+@pytest.mark.parametrize("method", ["cluster", "jackknife", "wild"])
+def test_a_run_that_alone_carries_the_effect_of_size_gives_no_error(method):
+    """Four seeds of one size and one run of another: the fit follows that run exactly."""
+    tokens = (1e9, 1e10, 1e11)
+    cells = [(1e6, t, f"toy/1e6/{seed}") for seed in range(4) for t in tokens]
+    cells += [(1e7, t, "toy/1e7/0") for t in tokens]
+    size, token, run = zip(*cells, strict=True)
+    value = np.random.default_rng(5).normal(size=len(cells))
+    one = Panel(value, np.array(size), np.array(token), np.array(run), value * np.nan)
+    status = "not estimable: without the run toy/1e7/0 size and tokens do not vary independently"
+    assert [e.status for e in METHODS[method](one)] == [status] * 3

@@ -21,7 +21,6 @@ from downslope.run_trends import (
     directions,
     largest_only,
     run_trends,
-    slopes_by_size,
     training_slope,
 )
 from downslope.tsv import read_tsv, write_tsv
@@ -342,7 +341,7 @@ def test_cells_that_no_fit_should_see_are_refused():
         fit(cells, resampled)
 
 
-def test_from_item_values_on_disk_to_a_table_from_which_figures_are_drawn(tmp_path):
+def test_from_item_values_on_disk_to_the_table(tmp_path):
     rng = np.random.default_rng(3)
     columns, cells = {}, []
     for size in list(SIZES)[:3]:
@@ -360,8 +359,8 @@ def test_from_item_values_on_disk_to_a_table_from_which_figures_are_drawn(tmp_pa
     assert QUESTION in log.read_text()
     trends = read_tsv(table)
     assert len(trends) == 6
-    drawn = slopes_by_size(trends, "task/p/accuracy")
+    drawn = trends[trends["metric"] == "accuracy"]
     assert list(drawn["parameters"]) == list(SIZES)[:3]
     assert (drawn["low"] < drawn["slope"]).all()
     assert (drawn["slope"] < drawn["high"]).all()
-    assert slopes_by_size(trends, "task/p/margin").empty
+    assert trends.loc[trends["metric"] == "margin", "slope"].isna().all()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from downslope.verdict_page import as_markdown
+from downslope.verdict_page import as_markdown, design_notes
 from downslope.verdict_words import (
     CANNOT_TELL,
     FALLS,
@@ -257,3 +257,56 @@ def test_the_page_answers_first_and_explains_last():
     ]
     assert "- ols does not keep its level." in lines
     assert "- Checkpoints used: 9 of 10." in lines
+
+
+def test_with_a_strict_level_a_coarse_bootstrap_could_not_have_found_anything():
+    """Seven runs: no wild p lies under 2 / 2^7 = .0156."""
+    rows = effect_rows(NOTHING).assign(runs=7)
+    assert read_effect(rows, "jackknife", 0.05, "higher").asked == 5
+    assert read_effect(rows, "jackknife", 0.01, "higher").asked == 4
+
+
+def test_a_metric_that_is_better_when_lower_is_announced():
+    rows = pd.concat(
+        effect_rows(FOUND, effect=effect, estimate=1.0).assign(metric="brier")
+        for effect in ("parameters", "tokens", "interaction")
+    )
+    found = verdicts(
+        rows,
+        pd.DataFrame(columns=["task", "protocol", "metric", "axis", "shape", "q"]),
+        runs(0.5).assign(metric="other"),
+        {"main": ["t/p/brier"]},
+        {"t": "Memo Trap"},
+        {"brier": "lower", "margin": "higher"},
+        robust="jackknife",
+        level=0.05,
+    )
+    assert found["size"].tolist() == [FALLS]
+    assert found["verdict"][0].startswith("Lower is better; falls and rises are those of perf")
+
+
+def test_the_page_names_what_cannot_be_told_and_claims_nothing():
+    nan = NOTHING | {"jackknife": np.nan}
+    blind = pd.concat(
+        effect_rows(nan, effect=effect, jackknife="not estimable: 2 runs")
+        for effect in ("parameters", "tokens", "interaction")
+    )
+    page = as_markdown(table(blind), title="x", robust="jackknife", level=0.05, level_notes={})
+    assert "Gets worse with size: none established." in page
+    assert "Cannot tell with size: Memo Trap." in page
+
+
+def checkpoints(*runs_: tuple[str, float, int, int]) -> list[dict[str, object]]:
+    """Rows of (family, parameters, seed) with so many checkpoints."""
+    keys = ("family", "parameters", "seed")
+    return [dict(zip(keys, run, strict=False)) for run in runs_ for _ in range(run[3])]
+
+
+def test_the_design_is_told_where_it_limits_what_can_be_said():
+    assert design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e7, 1, 8))) == []
+    (seeds,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e6, 2, 8), ("a", 1e7, 1, 8)))
+    assert seeds.startswith("3 runs of 2 sizes")
+    (short,) = design_notes(checkpoints(("a", 1e6, 1, 2), ("a", 1e7, 1, 8)))
+    assert "number of checkpoints (2 to 8)" in short
+    (several,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("b", 1e7, 1, 8)))
+    assert several.startswith("Several families are compared as one")
