@@ -16,11 +16,12 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="the reference, lm-evaluation-harness, is not installed")
 
-from downslope.engine import Scorer, choose_path
+from downslope.engine import Scorer
 from downslope.items import parse_items
 from downslope.models import load_model
 from downslope.plan import make_plan
 from downslope.protocols import PROTOCOLS
+from downslope.self_check import choose_path
 from downslope.tokenization import FolderTokenizer
 from harness import Pair, harness_loglikelihoods, mckenzie_pairs, michaelov_pairs, split_differences
 
@@ -57,7 +58,7 @@ def ours(
         tokenizer=encode.digest, max_length=2048, pack_tokens=1024,
     )  # fmt: skip
     scorer = Scorer(load_model(folder, dtype="float32", device="cpu"))
-    choose_path(scorer, plan.packs[0])
+    choose_path(scorer, plan.packs)
     assert scorer.path == "packed"
     parts = [scorer.score_pack(pack) for pack in plan.packs]
     table = plan.scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -1,44 +1,58 @@
-"""The scoring engine: log-probabilities of the predicted tokens of a pack under a model.
+"""The scoring engine: log-likelihoods of the requests of a pack under a model.
 
 Packed path: the whole pack is one sequence of batch 1. Each token gets its depth as position id
-and attends to its ancestors only (see `packing`), so one forward pass scores every branch of
-every tree, and each distinct token is computed once. Logits are computed only at positions that
-predict a token of an answer; softmax and sums are float32 or wider whatever the model's dtype.
+and attends to its ancestors only (see `packing` for the picture, `attention` for how), so one
+forward pass scores every branch of every tree, and each distinct token is computed once. Keys and
+values of a stem are computed once for all packs that share it. Logits are computed only at tokens
+that predict a token of an answer (`head`).
 
-Plain path: each distinct sequence by itself, in right-padded batches. It serves models that
-cannot take such a mask (ALiBi, recurrent ones), and it is what a self-check at load compares
-the packed path with.
+Plain path: each distinct sequence by itself, in right-padded batches, sorted by length. It serves
+models that cannot take such a mask (ALiBi, recurrent ones). Which path a model takes is found out
+when it is loaded (`self_check`).
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downslope.packing import Pack, pack_requests
+from downslope.attention import NAME, KeyValues, attend, looking, sight_of, to_device
+from downslope.head import Head
+from downslope.packing import Pack
 
 PLAIN_BATCH_TOKENS = 1024
 """Tokens, padding included, of one batch of the plain path."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference of a log-probability between both paths that rounding explains."""
+LEAST_INNER = 16
+"""Tokens of the smallest inner block; where even that does not fit, memory is really short."""
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+Scores = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Log-likelihood (natural log) and greedy flag of each request of a pack."""
+
+Found = tuple[torch.Tensor, torch.Tensor]
+"""Log-probability of each target of a pack, and whether no token is likelier; on the device."""
 
 
 @dataclass
 class Scorer:
-    """A causal language model that scores packs. `path` is `packed` or `plain`."""
+    """A causal language model that scores packs.
+
+    `path` is `packed`, `plain` or `whole` (see `self_check`). `inner` bounds the tokens of one
+    forward pass, and is None until memory has run out. The pack, not the pass, decides what a
+    token sees, so passes over parts of a pack give the same scores but for rounding.
+    """
 
     model: Any
     path: str = "packed"
+    inner: int | None = None
+    _stem: tuple[bytes, KeyValues | None] = field(default=(b"", None), repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -48,125 +62,183 @@ class Scorer:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def score_pack(self, pack: Pack) -> tuple[NDArray[np.float32], Flags]:
-        """Log-likelihood (natural log) and greedy flag of each request of a pack.
+    def score_packs(self, packs: Iterable[Pack]) -> Iterator[Scores]:
+        """Scores of each pack, in order.
 
-        A request's log-likelihood is the sum over its answer's tokens; it is greedy when each
-        of them is the most probable token at its place.
+        On a GPU the next pack is laid out and launched before the last one's numbers are asked
+        for, so that the device does not wait for Python.
         """
-        logprob, top = self.target_logprobs(pack)
-        begins = pack.request_start[:-1]
-        total = np.add.reduceat(logprob[pack.request_targets], begins)
-        greedy = np.logical_and.reduceat(top[pack.request_targets], begins)
-        return total.astype(np.float32), greedy
+        launched: list[tuple[Pack, Found]] = []
+        for pack in packs:
+            launched.append((pack, self._launch(pack)))
+            if self.device.type == "cpu" or len(launched) > 1:
+                yield _added_up(*launched.pop(0))
+        for waiting in launched:
+            yield _added_up(*waiting)
+
+    def score_pack(self, pack: Pack) -> Scores:
+        """Scores of one pack.
+
+        A request's log-likelihood is the sum over its answer's tokens; it is greedy when at each
+        of them no other token is more probable.
+        """
+        (scores,) = self.score_packs([pack])
+        return scores
+
+    def target_logprobs(self, pack: Pack) -> NDArray[np.float64]:
+        """(targets,) log-probability of each target of a pack."""
+        return self._launch(pack)[0].cpu().numpy()
 
     @torch.inference_mode()
-    def target_logprobs(self, pack: Pack) -> tuple[Floats, Flags]:
-        """Log-probability of each target of a pack, and whether it is the most probable token."""
-        return (self._packed if self.path == "packed" else self._plain)(pack)
-
-    def _packed(self, pack: Pack) -> tuple[Floats, Flags]:
-        positions, row = np.unique(pack.target_position, return_inverse=True)
-        mask = self._attention(torch.from_numpy(pack.end).to(self.device))
-        logits = self._logits(
-            torch.from_numpy(pack.tokens.astype(np.int64))[None],
-            positions,
-            attention_mask=mask[None, None],
-            position_ids=torch.from_numpy(pack.depth.astype(np.int64))[None].to(self.device),
-        )
-        return _read_off(logits[0], row, pack.target_token)
-
-    def _attention(self, end: torch.Tensor) -> torch.Tensor:
-        """(tokens, tokens) mask on the device: row i may attend to column j."""
-        i = torch.arange(len(end), device=end.device)
-        allowed = (i[None, :] <= i[:, None]) & (i[:, None] < end[None, :])
-        if getattr(self.model.config, "_attn_implementation", "eager") == "sdpa":
-            return allowed
-        bias = torch.zeros(allowed.shape, dtype=self.dtype, device=end.device)
-        return bias.masked_fill_(~allowed, torch.finfo(self.dtype).min)
-
-    def _plain(self, pack: Pack) -> tuple[Floats, Flags]:
-        logprob = np.full(len(pack.target_token), np.nan)
-        top = np.zeros(len(pack.target_token), bool)
-        leaves = _leaves(pack)
-        order = sorted(leaves, key=lambda leaf: len(leaves[leaf]))
-        while order:
-            # Sorted by length, the last one taken sets the width of the batch.
-            count = 1
-            while count < len(order) and (count + 1) * len(leaves[order[count]]) <= (
-                PLAIN_BATCH_TOKENS
-            ):
-                count += 1
-            batch, order = order[:count], order[count:]
-            paths = [leaves[leaf] for leaf in batch]
-            ids = np.zeros((count, len(paths[-1])), np.int64)
-            for number, path in enumerate(paths):
-                ids[number, : len(path)] = pack.tokens[path]
-            owner = {int(node): number for number, path in enumerate(paths) for node in path}
-            targets = np.array([t for t, p in enumerate(pack.target_position) if int(p) in owner])
-            depths = pack.depth[pack.target_position[targets]]
-            positions, column = np.unique(depths, return_inverse=True)
-            # Right padding follows what is scored, so a causal model never sees it: no mask.
-            logits = self._logits(torch.from_numpy(ids), positions)
-            rows = np.array([owner[int(p)] for p in pack.target_position[targets]])
-            flat = rows * len(positions) + column
-            logprob[targets], top[targets] = _read_off(
-                logits.flatten(0, 1), flat, pack.target_token[targets]
+    def _launch(self, pack: Pack) -> Found:
+        """Score a pack; out of memory, once more with passes of half the tokens, and so on."""
+        while True:
+            try:
+                return self._packed(pack) if self.path == "packed" else self._plain(pack)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                largest = self.inner or max(len(pack.tokens), len(pack.stem))
+                if largest <= LEAST_INNER:
+                    raise
+                self.inner = max(LEAST_INNER, largest // 2)
+                self._stem = (b"", None)
+            # Outside the handler, whose traceback holds on to the tensors of the failed pass.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logging.getLogger("downslope").warning(
+                "out of memory: packs are computed in parts of at most %d tokens from here on; "
+                "their scores change by rounding only",
+                self.inner,
             )
+
+    def _packed(self, pack: Pack) -> Found:
+        before = self._stem_of(pack.stem) if len(pack.stem) else None
+        positions, row = np.unique(pack.target_position, return_inverse=True)
+        hidden = self._hidden(pack.tokens, pack.depth, pack.end, before, positions)
+        return Head.of(self.model).logprobs(hidden, row, pack.target_token)
+
+    def _stem_of(self, stem: NDArray[np.int32]) -> KeyValues:
+        """Keys and values of a stem: those at hand, or computed by itself, whatever came before.
+
+        A job that goes on in the middle finds the same bytes as one that began at the beginning.
+        """
+        tokens, kept = self._stem
+        if kept is None or tokens != stem.tobytes():
+            self._stem = (b"", None)
+            kept = {}
+            chain = np.arange(len(stem), dtype=np.int32)
+            end = np.full(len(stem), len(stem), np.int32)
+            self._hidden(stem, chain, end, None, chain[:0], kept)
+            self._stem = (stem.tobytes(), kept)
+        return kept
+
+    def _hidden(
+        self,
+        tokens: NDArray[np.int32],
+        depth: NDArray[np.int32],
+        end: NDArray[np.int32],
+        before: KeyValues | None,
+        positions: NDArray[Any],
+        kept: KeyValues | None = None,
+    ) -> torch.Tensor:
+        """(positions, hidden) last hidden states, in one pass or in several of `inner` tokens.
+
+        Keys and values of all tokens are left in `kept`, if given.
+        """
+        size = self.inner or len(tokens)
+        stem = int(depth[0])
+        rows = []
+        for first in range(0, len(tokens), size):
+            stop = min(first + size, len(tokens))
+            sight = sight_of(end, depth, first=first, stop=stop, stem=stem)
+            sight.before = before
+            sight.kept = kept if kept is not None or stop == len(tokens) else {}
+            ids, positions_of = (
+                to_device(array[None, first:stop].astype(np.int64), self.device)
+                for array in (tokens, depth)
+            )
+            with _ancestors_only(self.model), looking(sight):
+                hidden = self.model.base_model(
+                    input_ids=ids, position_ids=positions_of, use_cache=False
+                ).last_hidden_state
+            before = sight.kept
+            wanted = positions[(positions >= first) & (positions < stop)] - first
+            rows.append(hidden[0].index_select(0, to_device(wanted, hidden.device)))
+        return torch.cat(rows)
+
+    def _plain(self, pack: Pack) -> Found:
+        nodes = np.flatnonzero(pack.end == np.arange(1, len(pack.end) + 1))
+        # In depth-first order the first leaf at or behind a token lies below it.
+        owner = np.searchsorted(nodes, pack.target_position)
+        lengths = pack.depth[nodes] + 1
+        logprob = torch.full((len(owner),), torch.nan, dtype=torch.float64, device=self.device)
+        top = torch.zeros(len(owner), dtype=torch.bool, device=self.device)
+        for batch in _batches(lengths, min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)):
+            # Right padding follows what is scored, so a causal model never sees it: no mask.
+            ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
+            for number, leaf in enumerate(batch):
+                sequence = np.concatenate([pack.stem, pack.tokens[pack.path(int(nodes[leaf]))]])
+                ids[number, : len(sequence)] = sequence
+            targets = np.flatnonzero(np.isin(owner, batch))
+            number_of = np.argsort(batch)[np.searchsorted(np.sort(batch), owner[targets])]
+            flat = number_of * ids.shape[1] + pack.depth[pack.target_position[targets]]
+            positions, row = np.unique(flat, return_inverse=True)
+            token = pack.target_token[targets]
+            (sequences, kept, at) = (to_device(a, self.device) for a in (ids, positions, targets))
+            logprob[at], top[at] = self._read(sequences, kept, row, token)
         return logprob, top
 
-    def _logits(self, ids: torch.Tensor, positions: NDArray[Any], **inputs: Any) -> torch.Tensor:
-        """(batch, positions, vocabulary) logits at the given positions of each sequence."""
-        keep = torch.from_numpy(positions.astype(np.int64)).to(self.device)
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            inputs["logits_to_keep"] = keep
-        out = self.model(input_ids=ids.to(self.device), use_cache=False, **inputs).logits
-        return out if "logits_to_keep" in inputs else out[:, keep]
+    def _read(
+        self, ids: torch.Tensor, kept: torch.Tensor, row: NDArray[Any], token: NDArray[Any]
+    ) -> Found:
+        """Log-probabilities after the positions `kept` of a batch of sequences, written flat."""
+        if self.path == "plain":
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            return Head.of(self.model).logprobs(hidden.flatten(0, 1)[kept], row, token)
+        logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[kept].float()
+        return _of_logits(logits, *(to_device(array, ids.device) for array in (row, token)))
 
 
-def _read_off(logits: torch.Tensor, row: NDArray[Any], token: NDArray[Any]) -> tuple[Floats, Flags]:
-    """Log-softmax of `logits[row]` at `token` in float32, and whether `token` is the maximum."""
-    wide = logits.float()
-    normaliser = torch.logsumexp(wide, dim=-1)
-    best = wide.argmax(dim=-1)
-    at = torch.from_numpy(row.astype(np.int64)).to(wide.device)
-    ids = torch.from_numpy(token.astype(np.int64)).to(wide.device)
-    logprob = (wide[at, ids] - normaliser[at]).cpu().numpy().astype(np.float64)
-    return logprob, (best[at] == ids).cpu().numpy()
+def _of_logits(logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> Found:
+    """Log-probability of each token after a row of logits, and whether no token is likelier."""
+    chosen = logits[row, token]
+    normaliser = torch.logsumexp(logits.double(), dim=-1)
+    return chosen.double() - normaliser[row], chosen >= logits.amax(1)[row]
 
 
-def _leaves(pack: Pack) -> dict[int, NDArray[np.intp]]:
-    """Paths from the root to each token that has no child: they cover the pack's trees."""
-    ends = np.flatnonzero(pack.end == np.arange(1, len(pack.end) + 1))
-    return {int(leaf): pack.path(int(leaf)) for leaf in ends}
+def _batches(lengths: NDArray[Any], most: int) -> Iterator[NDArray[np.intp]]:
+    """Numbers of sequences, longest first, in batches of at most `most` tokens with padding."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        count = max(1, most // int(lengths[order[0]]))
+        yield order[:count]
+        order = order[count:]
 
 
-def choose_path(scorer: Scorer, pack: Pack) -> float:
-    """Self-check: take the plain path where the model does not honour the packed one.
+def _added_up(pack: Pack, found: Found) -> Scores:
+    """Sums over the answers' tokens."""
+    logprob, top = (tensor.cpu().numpy() for tensor in found)
+    begins = pack.request_start[:-1]
+    total = np.add.reduceat(logprob[pack.request_targets], begins)
+    greedy = np.logical_and.reduceat(top[pack.request_targets], begins)
+    return total.astype(np.float32), greedy
 
-    A few requests from all over a pack, so that strangers and branches stand side by side, are
-    scored both ways. Returns the largest difference of a log-probability; beyond the dtype's
-    tolerance (or where the packed path fails outright) `scorer.path` becomes `plain`, with a
-    warning, since a model whose attention ignores the mask gives plausible, wrong numbers.
-    """
-    count = len(pack.request_start) - 1
-    chosen = np.unique(np.linspace(0, count - 1, 4).astype(int))
-    sample = [pack.request(int(number)) for number in chosen]
-    (small, *_), _ = pack_requests(sample, pack_tokens=sum(len(r.tokens) for r in sample))
-    log = logging.getLogger("downslope")
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or (where torch has no class of its own for it) a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+@contextmanager
+def _ancestors_only(model: Any) -> Iterator[None]:
+    """The model's layers attend as `attention` says."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    own = model.config._attn_implementation
+    model.config._attn_implementation = NAME
     try:
-        packed, _ = Scorer(scorer.model, "packed").target_logprobs(small)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        log.warning("the model cannot take a packed sequence (%s): scored plainly, slower", error)
-        scorer.path = "plain"
-        return float("nan")
-    plain, _ = Scorer(scorer.model, "plain").target_logprobs(small)
-    difference = float(np.abs(packed - plain).max())
-    if not difference <= TOLERANCE[scorer.dtype] and np.isfinite(plain).all():
-        log.warning(
-            "self-check: packed and plain log-probabilities differ by %.2g (at most %.0e is "
-            "rounding); the model's attention does not honour the mask: scored plainly, slower",
-            *(difference, TOLERANCE[scorer.dtype]),
-        )
-        scorer.path = "plain"
-    return difference
+        yield
+    finally:
+        model.config._attn_implementation = own

@@ -29,12 +29,20 @@ A pack holds whole requests and at most `pack_tokens` tokens, or a quarter more 
 request where that is longer (so that the choices of a long prompt stay together). Where a new
 pack begins, the beginning that its first request shares with the
 pack before is computed again; boundaries are chosen so that this costs least.
+
+A beginning that many packs share (the examples before every question) is their stem: computed
+once, before the first of them, and no part of their tokens. All tokens of a pack descend from its
+stem, so `depth` begins at the stem's length and the rule above says the rest.
+
+    stem          Answer  briefly  :          depth 0 1 2, visible to all of the pack
+    pack, i       0       1        2          depth 3 4 4 ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +54,15 @@ Ints = NDArray[np.int32]
 PACK_COST = 16
 """What starting another pack costs, in tokens; it keeps packs full where trees are shallow."""
 
+STEM_COST = 64
+"""What computing a stem costs beside its tokens, in tokens; a stem has to save more than that."""
+
 
 @dataclass(frozen=True)
 class Pack:
     """One flat sequence of trees; see the picture above. All arrays are int32.
 
+    stem                   (stem,) tokens before the pack, shared with its neighbours; often none
     tokens, depth, end     (tokens,)
     target_position        (targets,) index of the token whose output predicts
     target_token           (targets,) the token predicted there
@@ -58,6 +70,7 @@ class Pack:
     request_targets        indices into the targets; their log-probabilities add up to a score
     """
 
+    stem: Ints
     tokens: Ints
     depth: Ints
     end: Ints
@@ -67,7 +80,7 @@ class Pack:
     request_targets: Ints
 
     def ancestors(self) -> NDArray[np.bool_]:
-        """(tokens, tokens) mask: row i may attend to column j."""
+        """(tokens, tokens) mask: row i may attend to column j. All may attend to the stem."""
         i = np.arange(len(self.tokens))
         return (i[None, :] <= i[:, None]) & (i[:, None] < self.end[None, :])
 
@@ -77,10 +90,11 @@ class Pack:
         targets = self.request_targets[first:stop]
         read = self.tokens[self.path(int(self.target_position[targets[-1]]))]
         predicted = self.target_token[targets[-1]]
-        return Request((*(int(token) for token in read), int(predicted)), int(stop - first))
+        tokens = (*self.stem.tolist(), *read.tolist(), int(predicted))
+        return Request(tokens, int(stop - first))
 
     def path(self, position: int) -> NDArray[np.intp]:
-        """Indices of a token's ancestors and the token itself, from the root on."""
+        """Indices of a token's ancestors in the pack and the token itself, from the root on."""
         before = np.arange(position + 1)
         return before[self.end[: position + 1] > position]
 
@@ -107,12 +121,31 @@ def pack_requests(
     shared = np.zeros(len(inputs), np.int64)
     for index in range(1, len(inputs)):
         shared[index] = _common_prefix(inputs[index - 1], inputs[index])
-    starts = _boundaries(np.array([len(i) for i in inputs], np.int64), shared, pack_tokens)
-    packs = [
-        _lay_out(distinct[first:stop], inputs[first:stop], shared[first:stop])
-        for first, stop in zip(starts, [*starts[1:], len(distinct)], strict=True)
-    ]
+    lengths = np.array([len(ids) for ids in inputs], np.int64)
+    context = np.array([len(request.tokens) - request.answer for request in distinct], np.int64)
+    packs = []
+    for first, stop, stem in _stems(lengths, context, shared, pack_tokens):
+        # The first request of a span may share less than the stem with the one before it.
+        beyond = np.maximum(shared[first:stop] - stem, 0)
+        starts = _boundaries(lengths[first:stop] - stem, beyond, pack_tokens)
+        for one, other in zip(starts, [*starts[1:], stop - first], strict=True):
+            span = slice(first + one, first + other)
+            packs.append(_lay_out(distinct[span], inputs[span], shared[span], stem))
     return packs, number
+
+
+def excerpt(pack: Pack, numbers: Iterable[int]) -> Pack:
+    """A pack of some of another's requests, in the same order and with the same stem."""
+    requests = [pack.request(number) for number in sorted(set(numbers))]
+    inputs = [np.asarray(request.tokens[:-1], np.int32) for request in requests]
+    shared = np.array([0, *(_common_prefix(a, b) for a, b in pairwise(inputs))], np.int64)
+    return _lay_out(requests, inputs, shared, len(pack.stem))
+
+
+def computed_tokens(packs: Sequence[Pack]) -> int:
+    """Tokens that scoring these packs in order computes: their own, and each stem once."""
+    stems = [packs[0], *(b for a, b in pairwise(packs) if not np.array_equal(a.stem, b.stem))]
+    return sum(len(pack.tokens) for pack in packs) + sum(len(pack.stem) for pack in stems)
 
 
 def _sort_key(request: Request) -> tuple[bytes, int, int]:
@@ -125,6 +158,53 @@ def _common_prefix(one: Ints, other: Ints) -> int:
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     return int(differs.argmax()) if differs.any() else length
+
+
+def _stems(
+    lengths: NDArray[np.int64],
+    context: NDArray[np.int64],
+    shared: NDArray[np.int64],
+    pack_tokens: int,
+) -> list[tuple[int, int, int]]:
+    """Spans of requests (first, stop, stem) such that a long beginning is computed once.
+
+    A span of requests that all begin alike and fill several packs would compute that beginning
+    once a pack. From the whole task downwards, a span is divided where its common beginning ends
+    as long as its larger parts save more with their own, longer beginnings. A stem ends before
+    the last token of any context, so that every answer is predicted inside a pack.
+    """
+    added = np.concatenate([[0], np.cumsum(lengths - shared)])
+    done: list[tuple[int, int, int]] = []
+
+    def saved(first: int, stop: int) -> tuple[int, int]:
+        """Tokens saved by a stem of [first, stop), and its length."""
+        stem = int(shared[first + 1 : stop].min(initial=2**31))
+        stem = min(stem, int(context[first:stop].min()) - 1)
+        tokens = int(added[stop] - added[first] + shared[first]) - stem
+        return max(0, -(-tokens // pack_tokens) - 1) * stem, stem
+
+    waiting = [(0, len(lengths))]
+    while waiting:
+        first, stop = waiting.pop()
+        gain, stem = saved(first, stop)
+        cuts = first + 1 + np.flatnonzero(shared[first + 1 : stop] <= stem)
+        parts = list(pairwise([first, *cuts.tolist(), stop]))
+        if len(parts) > 1 and sum(saved(*part)[0] for part in parts) > gain:
+            waiting.extend(reversed(parts))
+        else:
+            done.append((first, stop, stem if gain > STEM_COST else 0))
+    return _joined(done)
+
+
+def _joined(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Neighbouring spans without a stem become one, so that packs can reach across them."""
+    joined = [spans[0]]
+    for first, stop, stem in spans[1:]:
+        if stem == joined[-1][2] == 0:
+            joined[-1] = (joined[-1][0], stop, 0)
+        else:
+            joined.append((first, stop, stem))
+    return joined
 
 
 def _boundaries(
@@ -163,10 +243,10 @@ def _boundaries(
 
 
 def _lay_out(
-    requests: Sequence[Request], inputs: Sequence[Ints], shared: NDArray[np.int64]
+    requests: Sequence[Request], inputs: Sequence[Ints], shared: NDArray[np.int64], stem: int
 ) -> Pack:
     """One pack from requests in depth-first order; `shared[0]` is ignored."""
-    keep = [0, *(int(length) for length in shared[1:])]
+    keep = [stem, *(int(length) for length in shared[1:])]
     tokens = np.concatenate([ids[k:] for ids, k in zip(inputs, keep, strict=True)])
     depth = np.concatenate([np.arange(k, len(ids)) for ids, k in zip(inputs, keep, strict=True)])
     end = np.full(len(tokens), len(tokens), np.int32)
@@ -174,7 +254,7 @@ def _lay_out(
     targets: dict[tuple[int, int], int] = {}
     request_targets: list[int] = []
     request_start = [0]
-    count = previous = 0
+    count, previous = 0, stem
     for request, ids, k in zip(requests, inputs, keep, strict=True):
         end[path[k:previous]] = count
         path[k : len(ids)] = np.arange(count, count + len(ids) - k)
@@ -185,6 +265,7 @@ def _lay_out(
         request_start.append(len(request_targets))
     pairs = np.array(list(targets), np.int32).reshape(-1, 2)
     return Pack(
+        stem=inputs[0][:stem].copy(),
         tokens=tokens.astype(np.int32),
         depth=depth.astype(np.int32),
         end=end,

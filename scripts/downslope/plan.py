@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from downslope.errors import StudyError
 from downslope.files import atomic_write
 from downslope.items import Item, items_digest
-from downslope.packing import Pack, pack_requests
+from downslope.packing import Pack, computed_tokens, pack_requests
 from downslope.protocols import Encode, Request, ScoringProtocol
 
 _PACK_ARRAYS = tuple(field.name for field in fields(Pack))
@@ -139,7 +139,7 @@ def make_plan(
         },
     )
     read = sum(len(request.tokens) - 1 for request in requests)
-    computed = sum(len(pack.tokens) for pack in packs)
+    computed = computed_tokens(packs)
     notes.append(
         f"{len(requests)} requests, {request_number.max() + 1} of them distinct, {read} tokens to "
         f"read, {computed} to compute in {len(packs)} packs of at most {pack_tokens}"

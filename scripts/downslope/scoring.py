@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from downslope.engine import Scorer, choose_path
+from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
+from downslope.packing import computed_tokens
 from downslope.plan import Plan
+from downslope.self_check import choose_path
 from downslope.store import TaskStore
 from downslope.tokenization import tokenizer_digest
 
@@ -59,7 +62,7 @@ def score_tasks(
     scorer = load()
     for job in missing:
         _require_length(job, scorer)
-    self_check = choose_path(scorer, missing[0].plan.packs[0])
+    self_check = choose_path(scorer, [pack for job in missing for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
     for job in missing:
         _score_task(job, scorer, self_check, save_every)
@@ -114,9 +117,9 @@ def _score_task(job: TaskJob, scorer: Scorer, self_check: float, save_every: flo
     progress = Progress(f"{store.task}: scored", int(offsets[-1]), done=found, noun="requests")
     unsaved: list[int] = []
     saved = time.monotonic()
-    for k in waiting:
+    for k, scores in zip(waiting, scorer.score_packs(plan.packs[k] for k in waiting), strict=True):
         span = slice(offsets[k], offsets[k + 1])
-        loglikelihood[span], greedy[span] = scorer.score_pack(plan.packs[k])
+        loglikelihood[span], greedy[span] = scores
         if not np.isfinite(loglikelihood[span]).all():
             request = int(offsets[k]) + int(np.flatnonzero(~np.isfinite(loglikelihood[span]))[0])
             _fail(
@@ -131,33 +134,38 @@ def _score_task(job: TaskJob, scorer: Scorer, self_check: float, save_every: flo
             store.save_packs(plan, unsaved, loglikelihood, greedy)
             unsaved, saved = [], time.monotonic()
         progress.update(found)
-    tokens = int(sum(len(plan.packs[k].tokens) for k in waiting))
+    tokens = computed_tokens([plan.packs[k] for k in waiting])
     seconds = time.monotonic() - clock
-    store.finish(
-        plan.scores(loglikelihood, greedy),
-        job.parts,
-        {
-            **environment(scorer),
-            "begun": begun,
-            "ended": _now(),
-            "seconds": round(seconds, 3),
-            "packs": len(plan.packs),
-            "packs_found": len(done),
-            "packs_scored": len(waiting),
-            "tokens_computed": tokens,
-            "self_check": None if np.isnan(self_check) else self_check,
-        },
-    )
+    job_facts = {
+        **environment(scorer),
+        "begun": begun,
+        "ended": _now(),
+        "seconds": round(seconds, 3),
+        "packs": len(plan.packs),
+        "packs_found": len(done),
+        "packs_scored": len(waiting),
+        "tokens_computed": tokens,
+        "self_check": None if np.isnan(self_check) else self_check,
+    }
+    store.finish(plan.scores(loglikelihood, greedy), job.parts, job_facts)
     log.info(
-        "%s: %d packs in %.1f s, %.0f tokens/s", store.task, len(waiting), seconds,
-        tokens / max(seconds, 1e-9),
+        "%s: %d packs in %.1f s, %.0f tokens/s, peak memory %s", store.task, len(waiting), seconds,
+        tokens / max(seconds, 1e-9), _peak(job_facts),
     )  # fmt: skip
+
+
+def _peak(facts: Mapping[str, Any]) -> str:
+    """Peak memory in words: of the process, and of the GPU where there is one."""
+    words = f"{facts['peak_bytes'] / 1e9:.1f} GB"
+    if "peak_gpu_bytes" in facts:
+        words += f", on the GPU {facts['peak_gpu_bytes'] / 1e9:.1f} GB"
+    return words
 
 
 def environment(scorer: Scorer) -> Mapping[str, Any]:
     """What an auditor asks of a job: machine, device, versions, arithmetic."""
     device = scorer.device
-    facts = {
+    facts: dict[str, Any] = {
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "device": str(device),
@@ -165,10 +173,12 @@ def environment(scorer: Scorer) -> Mapping[str, Any]:
         "dtype": str(scorer.dtype).removeprefix("torch."),
         "attention": getattr(scorer.model.config, "_attn_implementation", None),
         "path": scorer.path,
+        "inner_tokens": scorer.inner,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "numpy")},
     }
     facts["threads"] = torch.get_num_threads()
+    facts["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)

@@ -13,9 +13,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from downslope.engine import Scorer, choose_path
+from downslope import head
+from downslope.attention import sight_of
+from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
+from downslope.self_check import choose_path
 
 VOCABULARY = 97
 
@@ -43,7 +46,18 @@ PACKED: dict[str, Callable[[], Any]] = {
         "OPT", **SHAPE, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128
     ),
     "Llama": lambda: make("Llama", **WIDE, num_key_value_heads=2),
-}
+    "Olmo2": lambda: make("Olmo2", **WIDE, num_key_value_heads=4),
+    "Qwen2": lambda: make("Qwen2", **WIDE, num_key_value_heads=2),
+    "Qwen3": lambda: make("Qwen3", **WIDE, num_key_value_heads=2, head_dim=8),
+    "Gemma": lambda: make("Gemma", **WIDE, num_key_value_heads=1, head_dim=8),
+    # A window shorter than a request in every other layer, and both of its soft caps.
+    "Gemma2": lambda: make(
+        "Gemma2", **WIDE, num_key_value_heads=2, head_dim=8, sliding_window=5,
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0, attn_implementation="eager",
+    ),
+    "Cohere": lambda: make("Cohere", **WIDE, num_key_value_heads=2, logit_scale=0.25),
+    "Granite": lambda: make("Granite", **WIDE, num_key_value_heads=2, logits_scaling=4.0),
+}  # fmt: skip
 PLAIN: dict[str, Callable[[], Any]] = {
     "Bloom": lambda: make("Bloom", hidden_size=32, n_layer=2, n_head=4),
     "Mamba": lambda: make("Mamba", hidden_size=32, num_hidden_layers=2),
@@ -91,7 +105,7 @@ def test_scores_are_those_of_each_request_by_itself(name: str, requests: list[Re
     packs, number = pack_requests(requests, 100)
     assert len(packs) > 1
     scorer = Scorer(model)
-    choose_path(scorer, packs[0])
+    choose_path(scorer, packs)
     assert scorer.path == ("packed" if name in PACKED else "plain")
     found, flags = score(scorer, packs, number)
     expected, greedy = one_by_one(model, requests)
@@ -199,42 +213,215 @@ def test_a_fault_in_the_layout_shows(
     assert np.abs(faulty - expected).max() > 1e-2
 
 
-class IgnoresMask(torch.nn.Module):
-    """A model whose attention is causal whatever mask it is given."""
+def deaf_to_the_mask(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention is causal over the flat sequence, whatever it is asked to be."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.models.gpt_neox import modeling_gpt_neox
+
+    class Deaf:
+        @staticmethod
+        def get_interface(name: str, default: Any) -> Any:
+            return sdpa_attention_forward
+
+    monkeypatch.setattr(modeling_gpt_neox, "ALL_ATTENTION_FUNCTIONS", Deaf)
+
+
+def deaf_to_positions(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model counts positions itself."""
+    rotary = model.base_model.rotary_emb.forward
+    monkeypatch.setattr(
+        model.base_model.rotary_emb,
+        "forward",
+        lambda x, position_ids: rotary(x, torch.arange(x.shape[1])[None]),
+    )
+
+
+@pytest.mark.parametrize("deaf", [deaf_to_the_mask, deaf_to_positions])
+def test_a_model_that_does_not_honour_the_layout_is_caught(
+    model: Any,
+    requests: list[Request],
+    deaf: Callable[[Any, pytest.MonkeyPatch], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packs, number = pack_requests(requests, 200)
+    expected, _ = one_by_one(model, requests)
+    deaf(model, monkeypatch)
+    scorer = Scorer(model)
+    with caplog.at_level(logging.WARNING):
+        assert choose_path(scorer, packs) < 1e-4
+    assert scorer.path == "plain"
+    assert "does not honour the mask" in caplog.text
+    np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
+
+
+class OtherHead(torch.nn.Module):
+    """A model that does something to its logits that no field of its config says."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.base_model = model, model.config, model.base_model
 
-    def forward(self, input_ids, attention_mask=None, **other):  # type: ignore[no-untyped-def]
-        return self.model(input_ids=input_ids, **other)
+    def get_output_embeddings(self) -> Any:
+        return self.model.get_output_embeddings()
 
-
-class IgnoresPositions(IgnoresMask):
-    """A model that counts positions itself."""
-
-    def forward(self, input_ids, position_ids=None, **other):  # type: ignore[no-untyped-def]
-        return self.model(input_ids=input_ids, **other)
+    def forward(self, **inputs: Any) -> Any:
+        out = self.model(**inputs)
+        return dataclasses.replace(out, logits=torch.sin(out.logits))
 
 
-@pytest.mark.parametrize("deaf", [IgnoresMask, IgnoresPositions])
-def test_a_model_that_does_not_honour_the_layout_is_caught(
-    model: Any, requests: list[Request], deaf: type, caplog: pytest.LogCaptureFixture
+def test_a_model_with_an_unknown_output_layer_is_scored_by_its_own(
+    model: Any, requests: list[Request], caplog: pytest.LogCaptureFixture
 ) -> None:
     packs, number = pack_requests(requests, 200)
-    scorer = Scorer(deaf(model))
-    with caplog.at_level(logging.WARNING):
-        difference = choose_path(scorer, packs[0])
-    assert difference > 1e-2
-    assert scorer.path == "plain"
-    assert "does not honour the mask" in caplog.text
-    np.testing.assert_allclose(
-        score(scorer, packs, number)[0], one_by_one(model, requests)[0], atol=1e-4
-    )
+    scorer = Scorer(OtherHead(model))
+    choose_path(scorer, packs)
+    assert scorer.path == "whole"
+    assert "output layer is not the one assumed" in caplog.text
+    found, flags = score(scorer, packs, number)
+    expected, greedy = one_by_one(scorer.model, requests)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(flags, greedy)
 
 
 def test_a_sound_model_passes_the_self_check(model: Any, requests: list[Request]) -> None:
     packs, _ = pack_requests(requests, 200)
     scorer = Scorer(model)
-    assert choose_path(scorer, packs[0]) < 1e-4
+    assert choose_path(scorer, packs) < 1e-4
     assert scorer.path == "packed"
+
+
+# Stems, inner blocks, and the output layer in blocks.
+
+
+@pytest.fixture(scope="module")
+def long_requests() -> list[Request]:
+    """Items behind one beginning of 40 tokens, more than any pack can hold."""
+    random = np.random.default_rng(5)
+    stem = random.integers(0, VOCABULARY, 40).tolist()
+    made = []
+    for _ in range(20):
+        prompt = (*stem, *random.integers(0, VOCABULARY, random.integers(2, 30)).tolist())
+        for _ in range(2):
+            answer = random.integers(0, VOCABULARY, random.integers(1, 4)).tolist()
+            made.append(Request((*prompt, *answer), len(answer)))
+    return made
+
+
+@pytest.mark.parametrize("name", ["GPTNeoX", "GPT2", "Llama", "Gemma2"])
+@pytest.mark.parametrize("inner", [None, 7, 16])
+def test_a_stem_and_passes_over_parts_give_the_same_scores(
+    name: str, inner: int | None, long_requests: list[Request]
+) -> None:
+    model = PACKED[name]()
+    packs, number = pack_requests(long_requests, 80)
+    assert [len(pack.stem) for pack in packs] == [40] * len(packs)
+    assert len(packs) > 2
+    expected, greedy = one_by_one(model, long_requests)
+    found, flags = score(Scorer(model, inner=inner), packs, number)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(flags, greedy)
+
+
+def test_a_job_that_goes_on_finds_the_same_bytes(model: Any, long_requests: list[Request]) -> None:
+    packs, _ = pack_requests(long_requests, 80)
+    one = [scores[0].tobytes() for scores in Scorer(model).score_packs(packs)]
+    for begin in range(len(packs)):
+        rest = Scorer(model).score_packs(packs[begin:])
+        assert [scores[0].tobytes() for scores in rest] == one[begin:]
+
+
+def test_a_stem_is_computed_once(
+    model: Any, long_requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs, _ = pack_requests(long_requests, 80)
+    computed = []
+    forward = model.base_model.forward
+    monkeypatch.setattr(
+        model.base_model,
+        "forward",
+        lambda **given: computed.append(given["input_ids"].shape[1]) or forward(**given),
+    )
+    list(Scorer(model).score_packs(packs))
+    assert computed == [40, *(len(pack.tokens) for pack in packs)]
+
+
+@pytest.mark.parametrize("path", ["packed", "plain"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to ..."),
+    ],
+)
+def test_out_of_memory_the_same_pack_is_computed_in_parts(
+    model: Any,
+    long_requests: list[Request],
+    path: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    packs, number = pack_requests(long_requests, 400)
+    forward = model.base_model.forward
+
+    def small_only(**given: Any) -> Any:
+        if given["input_ids"].numel() > 100:
+            raise error
+        return forward(**given)
+
+    expected, _ = one_by_one(model, long_requests)
+    monkeypatch.setattr(model.base_model, "forward", small_only)
+    scorer = Scorer(model, path)
+    found, _ = score(scorer, packs, number)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert scorer.inner is not None
+    assert scorer.inner <= 100
+    assert "out of memory: packs are computed in parts" in caplog.text
+
+
+def test_memory_that_does_not_suffice_for_anything_is_an_error(
+    model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(**given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    packs, _ = pack_requests(requests, 100)
+    monkeypatch.setattr(model.base_model, "forward", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        Scorer(model).score_pack(packs[0])
+
+
+@pytest.mark.parametrize("block", [4, 32])
+def test_any_size_of_blocks_gives_the_same_scores(
+    model: Any, requests: list[Request], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of the attention, of the output layer's rows and of its columns."""
+    packs, number = pack_requests(requests, 200)
+    expected, _ = one_by_one(model, requests)
+    monkeypatch.setattr(sight_of, "__kwdefaults__", sight_of.__kwdefaults__ | {"block": block})
+    monkeypatch.setattr(head, "ROWS", 5)
+    monkeypatch.setattr(head, "COLUMNS", 10)
+    found, _ = score(Scorer(model), packs, number)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_logits_are_held_in_bounded_blocks(
+    model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    logits = head.Head._logits
+
+    def watched(self: Any, *given: Any) -> Any:
+        held.append(logits(self, *given))
+        return held[-1]
+
+    monkeypatch.setattr(head, "ROWS", 5)
+    monkeypatch.setattr(head, "COLUMNS", 10)
+    monkeypatch.setattr(head.Head, "_logits", watched)
+    (pack, *_), _ = pack_requests(requests, 200)
+    Scorer(model).score_pack(pack)
+    assert max(block.shape[0] for block in held) <= 5
+    assert max(block.shape[1] for block in held) <= 10
+    rows = len(np.unique(pack.target_position))
+    assert sum(block.numel() for block in held) == rows * VOCABULARY, "each row once, no other"

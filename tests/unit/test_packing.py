@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downslope.packing import Pack, pack_requests
+from downslope.packing import Pack, computed_tokens, excerpt, pack_requests
 from downslope.protocols import Request
 
 THE, CAT, SAT, DOG, RAN, ON, DOWN, OFF = range(1, 9)
@@ -150,3 +150,71 @@ def test_arrays_are_of_one_length(field: str) -> None:
     assert isinstance(pack, Pack)
     assert getattr(pack, field).dtype == np.int32
     assert len(getattr(pack, field)) == 5
+
+
+def grouped(groups: int, items: int, begin: int, own: int) -> list[Request]:
+    """Items behind the beginning of their group; all groups begin with the same three tokens."""
+    return [
+        Request((1, 2, 3, *range(100 * g, 100 * g + begin), 5000 + i, *range(9000, 9000 + own)), 1)
+        for g in range(1, groups + 1)
+        for i in range(items)
+    ]
+
+
+def test_a_long_beginning_is_computed_once() -> None:
+    """20 items of 50 + 1 + 9 read tokens: 10 own tokens each, five of them in a pack of 50."""
+    requests = grouped(1, 20, 47, 10)
+    packs, _ = pack_requests(requests, 50)
+    assert [len(pack.tokens) for pack in packs] == [50, 50, 50, 50]
+    assert [pack.stem.tolist() for pack in packs] == [list(requests[0].tokens[:50])] * 4
+    assert {int(pack.depth.min()) for pack in packs} == {50}
+    assert computed_tokens(packs) == 50 + 20 * 10
+
+
+def test_groups_have_their_own_stems_and_none_where_it_saves_nothing() -> None:
+    packs, _ = pack_requests(grouped(2, 20, 47, 10), 50)
+    assert [len(pack.stem) for pack in packs] == [50] * 8
+    assert computed_tokens(packs) == 2 * (50 + 200)
+    packs, _ = pack_requests(grouped(4, 2, 47, 10), 100)
+    assert {len(pack.stem) for pack in packs} == {0}, "each group fits into a pack"
+    packs, _ = pack_requests(grouped(1, 20, 0, 10), 50)
+    assert {len(pack.stem) for pack in packs} == {0}, "three tokens save less than a pass costs"
+
+
+def test_a_stem_ends_before_the_first_answer_is_predicted() -> None:
+    """Equal answers behind a prompt that is one and the same: nothing of them is in the stem."""
+    prompt = tuple(range(1, 60))
+    requests = [Request((*prompt, *range(60, 80), 100 + k, *range(200, 220)), 41) for k in range(9)]
+    packs, _ = pack_requests(requests, 64)
+    assert {len(pack.stem) for pack in packs} == {58}
+    assert min(int(pack.target_position.min()) for pack in packs) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(20, 60), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), requests_strategy), min_size=1, max_size=3),
+    st.integers(4, 60),
+)
+def test_requests_behind_stems_can_be_read_back(begins, parts, pack_tokens) -> None:  # type: ignore[no-untyped-def]
+    requests = [
+        Request((*range(9, 9 + begins[group % len(begins)]), group, *r.tokens), r.answer)
+        for group, some in parts
+        for r in some
+    ]
+    packs, number = pack_requests(requests, pack_tokens)
+    laid_out = [pack.request(r) for pack in packs for r in range(len(pack.request_start) - 1)]
+    assert [key(laid_out[n]) for n in number] == [key(request) for request in requests]
+    for pack in packs:
+        assert pack.depth[0] == len(pack.stem), "every pack has a token of its own behind its stem"
+        assert pack.target_position.min() >= 0
+    distinct = {r.tokens[:n] for r in requests for n in range(1, len(r.tokens))}
+    assert computed_tokens(packs) >= len(distinct)
+
+
+def test_an_excerpt_keeps_stem_and_requests() -> None:
+    packs, _ = pack_requests(grouped(1, 20, 47, 10), 50)
+    some = excerpt(packs[1], [4, 0, 2, 2])
+    assert [some.request(r) for r in range(3)] == [packs[1].request(r) for r in (0, 2, 4)]
+    assert some.stem.tolist() == packs[1].stem.tolist()
+    assert len(some.tokens) == 30

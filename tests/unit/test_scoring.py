@@ -63,11 +63,15 @@ class Counting(Scorer):
     scored = 0
     stop_after: int | None = None
 
-    def score_pack(self, pack: Any) -> Any:
-        if self.stop_after is not None and self.scored >= self.stop_after:
-            raise KeyboardInterrupt
-        self.scored += 1
-        return super().score_pack(pack)
+    def score_packs(self, packs: Any) -> Any:
+        def counted() -> Any:
+            for pack in packs:
+                if self.stop_after is not None and self.scored >= self.stop_after:
+                    raise KeyboardInterrupt
+                self.scored += 1
+                yield pack
+
+        return super().score_packs(counted())
 
 
 @pytest.fixture
@@ -236,9 +240,10 @@ from downslope.models import load_model
 from downslope.scoring import score_tasks
 
 class Slow(Counting):
-    def score_pack(self, pack):
-        time.sleep(float(sys.argv[2]))
-        return super().score_pack(pack)
+    def score_packs(self, packs):
+        for scores in super().score_packs(packs):
+            time.sleep(float(sys.argv[2]))
+            yield scores
 
 folder = Path({str(folder)!r})
 job = job_of(plan_of(folder, "a", 30), Path(sys.argv[1]))

@@ -1,0 +1,106 @@
+"""The output layer, only where an answer is predicted, and never more than a block of it at once.
+
+A vocabulary of 50,304 makes the logits of one token 200 KB: of a pack they would be larger than
+the model's own activations. So rows are taken some at a time and the vocabulary in columns; the
+softmax's normaliser is summed along the way, in float32 whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from downslope.attention import to_device
+
+ROWS, COLUMNS = 1024, 8192
+"""Logits held at once: 32 MB in float32. Fewer rows make slower products, more columns leave
+the cache before the softmax has read them."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's output layer: weight (vocabulary, hidden), bias (vocabulary,) or None.
+
+    `softcap` bounds logits by softcap * tanh(logit / softcap) (Gemma 2), `scale` multiplies them
+    (Cohere; its inverse in Granite).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """The output layer of a causal language model; TypeError where it is no linear layer."""
+        layer, config = model.get_output_embeddings(), model.config
+        if not isinstance(layer, torch.nn.Linear):
+            raise TypeError(f"its output layer is {type(layer).__name__}, not linear")
+        return cls(
+            layer.weight,
+            layer.bias,
+            getattr(config, "final_logit_softcapping", None),
+            (getattr(config, "logit_scale", None) or 1.0)
+            / (getattr(config, "logits_scaling", None) or 1.0),
+        )
+
+    def logprobs(
+        self, hidden: torch.Tensor, row: NDArray[Any], token: NDArray[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of `token` after `hidden[row]`, and whether no token is likelier.
+
+        hidden (rows, hidden); row and token (targets,). Returns float64 and bool, (targets,) each,
+        on the device of the weights.
+        """
+        device = self.weight.device
+        hidden = hidden.to(device)
+        order = np.argsort(row, kind="stable")
+        row, token = row[order].astype(np.int64), token[order].astype(np.int64)
+        parts = []
+        for first in range(0, len(hidden), ROWS):
+            span = slice(*np.searchsorted(row, (first, first + ROWS)))
+            here = (to_device(array, device) for array in (row[span] - first, token[span]))
+            parts.append(self._some(hidden[first : first + ROWS], *here))
+        back = to_device(np.argsort(order), device)
+        logprob, top = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+        return logprob, top
+
+    def _some(
+        self, hidden: torch.Tensor, row: torch.Tensor, token: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for at most ROWS rows: one pass over the vocabulary, with a running maximum."""
+        largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
+        total = torch.zeros_like(largest)
+        chosen = hidden.new_empty(len(token), dtype=torch.float32)
+        for first in range(0, len(self.weight), COLUMNS):
+            logits = self._logits(hidden, slice(first, first + COLUMNS))
+            inside = (token >= first) & (token < first + COLUMNS)
+            at = torch.where(inside, token - first, 0)
+            chosen = torch.where(inside, logits[row, at], chosen)
+            before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+            total *= torch.exp(before - largest)
+            total += logits.sub_(largest).exp_().sum(1, keepdim=True)
+        top = chosen >= largest[row, 0]
+        normaliser = largest.double() + total.double().log()
+        return chosen.double() - normaliser[row, 0], top
+
+    def _logits(self, hidden: torch.Tensor, columns: slice) -> torch.Tensor:
+        """(rows, columns) logits in float32, accumulated in it from weights of any dtype."""
+        weight = self.weight[columns]
+        if weight.dtype == torch.float32:
+            logits = torch.mm(hidden, weight.T)
+        elif weight.is_cuda:
+            logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        else:
+            logits = torch.mm(hidden.float(), weight.float().T)
+        if self.bias is not None:
+            logits += self.bias[columns]
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap is not None:
+            logits = torch.tanh_(logits.div_(self.softcap)).mul_(self.softcap)
+        return logits
