@@ -1,5 +1,6 @@
 # make demo        train, score and analyse a tiny suite of models: minutes, two cores
 # make published   the 768 published accuracies of Michaelov & Bergen (2023): Table 1, Figure 1
+# make cost        GPU hours, download and disk of a study before anything starts (STUDY=folder)
 # make test        every test
 # make check       style, types, and the workflow's own linter
 #
@@ -8,6 +9,7 @@
 
 PYTHON ?= python3
 CORES ?= all
+STUDY ?= .
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 
@@ -22,7 +24,7 @@ export PATH := $(BIN):$(PATH)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules host
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo published test check format clean
+.PHONY: help demo published cost test check format clean
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
@@ -54,6 +56,9 @@ demo published: %: $(VENV)/installed runs/%/config
 	@echo "Table 1   runs/$@/results/stats/table1.md (also .tsv, .tex)"
 	@echo "Effects   runs/$@/results/stats/effects.tsv, by six methods"
 	@echo "Cells     runs/$@/results/cells.tsv"
+
+cost: $(VENV)/installed
+	@$(SNAKEMAKE) --directory $(STUDY) -- cost
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

@@ -22,6 +22,7 @@ include: "rules/stats.smk"
 include: "rules/drift.smk"
 include: "rules/figures.smk"
 include: "rules/design.smk"
+include: "rules/cost.smk"
 include: "rules/exchange.smk"
 include: "rules/demo.smk"
 

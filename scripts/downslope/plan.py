@@ -171,12 +171,20 @@ def read_plan(path: Path) -> Plan:
         with safe_open(path, framework="numpy") as file:
             text = json.loads(file.metadata()["plan"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        packs = _packs_of(arrays)
+        rows = {name: arrays[f"row.{name}"] for name in _ROW_ARRAYS}
+        return Plan(packs, rows, text["item_ids"], text["facts"])
     except Exception as error:
         raise StudyError(
-            f"is not a plan ({error})", where=str(path), remedy="Delete it; it will be made again."
+            f"is not a plan of this version ({error})",
+            where=str(path),
+            remedy="Delete it; it will be made again.",
         ) from None
+
+
+def _packs_of(arrays: dict[str, NDArray[Any]]) -> list[Pack]:
     starts = {name: arrays[f"start.{name}"] for name in _PACK_ARRAYS}
-    packs = [
+    return [
         Pack(
             **{
                 name: arrays[f"pack.{name}"][starts[name][k] : starts[name][k + 1]]
@@ -185,5 +193,3 @@ def read_plan(path: Path) -> Plan:
         )
         for k in range(len(starts["tokens"]) - 1)
     ]
-    rows = {name: arrays[f"row.{name}"] for name in _ROW_ARRAYS}
-    return Plan(packs, rows, text["item_ids"], text["facts"])

@@ -127,6 +127,12 @@ def read_scores(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         ) from None
 
 
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """The facts of a score table without its rows; None where there are none."""
+    stated = (pq.read_schema(path).metadata or {}).get(_KEY)
+    return json.loads(stated) if stated else None
+
+
 def require_identity(facts: Mapping[str, Any], wanted: str, parts: str, path: Path) -> None:
     """Raise StudyError where a score file belongs to another identity than the study wants."""
     if facts["identity"] == wanted:

@@ -14,9 +14,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from downslope.errors import StudyError
+from downslope.store import read_facts
 
 _SAMPLE = 8
 """Files that are looked at; one is enough for an edit of code or config, which concerns all."""
@@ -31,7 +30,8 @@ def refuse_touched(scores: Iterable[Path], *, dtype: str, modules: str, records:
     """
     existing = (path for path in scores if path.is_file())
     for path in itertools.islice(existing, _SAMPLE):
-        parts = _parts(path)
+        facts = read_facts(path)
+        parts = facts["parts"] if facts else {}
         changed = [k for k, now in (("dtype", dtype), ("modules", modules)) if parts.get(k) != now]
         if changed and _taken_for_current(path, records, dtype, modules):
             raise StudyError(
@@ -40,11 +40,6 @@ def refuse_touched(scores: Iterable[Path], *, dtype: str, modules: str, records:
                 where=str(path),
                 remedy="Delete results/scores and run again: the store keeps what still holds.",
             )
-
-
-def _parts(path: Path) -> dict[str, str]:
-    stated = (pq.read_schema(path).metadata or {}).get(b"downslope")
-    return json.loads(stated)["parts"] if stated else {}
 
 
 def _taken_for_current(path: Path, records: Path, dtype: str, modules: str) -> bool:

@@ -1,0 +1,226 @@
+"""What a study costs before it starts: GPU hours, download and disk, by checkpoint.
+
+It goes by what lies in the study's folder at the time: plans where they have been made, bytes of
+the data sets where not (`cost_work`); rates of what has been scored (`cost_rate`); sizes of the
+lock where there is one (`checkpoint_costs`, whose config/costs.tsv overrules all of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from downslope.checkpoint_costs import BYTES_PER_PARAMETER, checkpoint_costs
+from downslope.cost_inputs import data_at_hand
+from downslope.cost_rate import Job, Rate, choose_rate, device_of, fixed_seconds
+from downslope.cost_work import Counts, Work, count_packs, task_works
+from downslope.errors import StudyError
+from downslope.identity import SCORING_MODULES, modules_digest
+from downslope.panel import FloatArray
+from downslope.plan import read_plan
+from downslope.store import read_facts
+from downslope.study import Checkpoint, Study
+
+HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
+LEFT = tuple(f"left_{name}" for name in (*HOURS, "download_gb"))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs by checkpoint, and what they rest on.
+
+    table  a row per checkpoint that is not known_bad: ckpt, family, parameters, step, seed;
+           tasks, left_tasks; gpu_hours with _low, _high and the same of what is left to do;
+           gpu_source; download_gb (10^9 bytes, and as many on disk: a local folder takes none),
+           left_download_gb, download_source
+    works  tokenizer -> task -> Work
+    data_gb  data sets that are not on this disk
+    """
+
+    study: Study
+    table: pd.DataFrame
+    works: Mapping[str, Mapping[str, Work]]
+    rate: Rate
+    data_gb: float
+
+
+def study_cost(
+    study: Study,
+    *,
+    locked_bytes: Mapping[str, int],
+    local_bytes: Mapping[str, int],
+    measured: Sequence[Mapping[str, Any]] = (),
+    mirror: str | None = None,
+    tell: Callable[[str], None] = print,
+) -> Cost:
+    """Costs of a study that scores its checkpoints, from its folder as it is now.
+
+    `locked_bytes` are the lock's sizes by checkpoint, `local_bytes` those of local folders,
+    `measured` the rows of config/costs.tsv; `tell` gets notes on what could not be used.
+    """
+    works, digests = {}, {}
+    for tokenizer in sorted({row.tokenizer for row in study.usable}):
+        planned, digests[tokenizer] = _plans(study, tokenizer, tell)
+        works[tokenizer] = task_works(_tasks(study), planned)
+    scores = {row.ckpt: _scores(study, row) for row in study.usable}
+    rate = choose_rate(_jobs(study, scores, works), study.config.get("cost"), study.config["dtype"])
+    rows = [vars(row) for row in study.checkpoints]
+    # No hours by parameters: what costs.tsv does not give is reckoned here.
+    prices = checkpoint_costs(rows, 0.0, locked_bytes, measured).to_dict("index")
+    table = [
+        _row(
+            study,
+            row,
+            works[row.tokenizer],
+            _left(study, scores[row.ckpt], digests[row.tokenizer]),
+            rate,
+            prices[row.ckpt],
+            local_bytes.get(row.ckpt, 0),
+        )
+        for row in sorted(study.usable, key=lambda c: (c.family, c.parameters, c.seed, c.step))
+    ]
+    missing = {
+        task.dataset
+        for task in study.tasks
+        if not data_at_hand(study.datasets[task.dataset], study.folder, mirror)
+    }
+    data_gb = sum(study.datasets[name]["bytes"] for name in missing) / 1e9
+    return Cost(study, pd.DataFrame(table), works, rate, data_gb)
+
+
+def _row(
+    study: Study,
+    row: Checkpoint,
+    works: Mapping[str, Work],
+    left: Sequence[str],
+    rate: Rate,
+    price: Mapping[Hashable, Any],
+    local: int,
+) -> dict[str, Any]:
+    """The table's row of one checkpoint; `left` are the tasks on which it is to be scored."""
+    download = float(price["download_gb"])
+    weights = local or download * 1e9 or row.parameters * BYTES_PER_PARAMETER
+    hours = _hours(works, works, row.parameters, rate, weights)
+    left_hours = _hours(left, works, row.parameters, rate, weights)
+    source = rate.source
+    if price["gpu_source"] == "costs.tsv":
+        source = "costs.tsv"
+        left_hours = left_hours[0] / hours[0] * np.full(3, price["gpu_hours"])
+        hours = np.full(3, price["gpu_hours"])
+    fetched = (study.folder / f"resources/weights/{row.ckpt}/fetched.tsv").is_file()
+    return {
+        **{key: getattr(row, key) for key in ("ckpt", "family", "parameters", "step", "seed")},
+        "tasks": len(works),
+        "left_tasks": len(left),
+        **dict(zip(HOURS, map(float, hours), strict=True)),
+        **dict(zip(LEFT, map(float, left_hours), strict=False)),
+        "gpu_source": source,
+        "download_gb": download,
+        "left_download_gb": 0.0 if fetched or not left else download,
+        "download_source": price["download_source"],
+    }
+
+
+def _tasks(study: Study) -> list[dict[str, Any]]:
+    rows = [(task, study.datasets[task.dataset]) for task in study.tasks]
+    return [
+        {
+            "task": task.task,
+            "dataset": task.dataset,
+            "form": data["format"],
+            "bytes": data["bytes"],
+        }
+        for task, data in sorted(rows, key=lambda pair: pair[0].task)
+    ]
+
+
+def _plans(
+    study: Study, tokenizer: str, tell: Callable[[str], None]
+) -> tuple[dict[str, Counts], dict[str, str]]:
+    """Counts and digests of the plans that exist and fit the config."""
+    counts, digests = {}, {}
+    for task in study.tasks:
+        path = study.folder / f"resources/plans/{tokenizer}/{task.task}.safetensors"
+        if not path.is_file():
+            continue
+        wanted = {
+            "protocols": list(task.protocols),
+            "max_length": study.config["tokenizers"][tokenizer]["max_length"],
+            "pack_tokens": study.config["pack_tokens"],
+        }
+        try:
+            plan = read_plan(path)
+            fits = all(plan.facts.get(key) == value for key, value in wanted.items())
+        except (StudyError, KeyError):
+            fits = False
+        if not fits:
+            tell(f"{path} was made by another version or for another config and is not used")
+            continue
+        size = study.datasets[task.dataset]["bytes"]
+        counts[task.task] = count_packs(plan.packs, size)
+        digests[task.task] = plan.digest
+    return counts, digests
+
+
+def _scores(study: Study, row: Checkpoint) -> dict[tuple[str, str], dict[str, Any]]:
+    """The facts of a checkpoint's finished scores, published or in the store only, by task and
+    identity."""
+    found = {}
+    for task in study.by_task:
+        published = study.folder / f"results/scores/{row.ckpt}/{task}.parquet"
+        stored = (study.folder / "resources/scored" / row.ckpt).glob(f"{task}.*.parquet")
+        for path in [*stored, *([published] if published.is_file() else [])]:
+            if facts := read_facts(path):
+                found[task, facts["identity"]] = facts
+    return found
+
+
+def _left(
+    study: Study, scores: Mapping[tuple[str, str], Mapping[str, Any]], plans: Mapping[str, str]
+) -> list[str]:
+    """The tasks of which a checkpoint has no scores, or other ones than the study wants."""
+    wanted = {"dtype": study.config["dtype"], "modules": modules_digest(SCORING_MODULES)}
+    done = set()
+    for (task, _), facts in scores.items():
+        now = wanted | ({"plan": plans[task]} if task in plans else {})
+        if all(facts["parts"].get(name) == value for name, value in now.items()):
+            done.add(task)
+    return [task for task in study.by_task if task not in done]
+
+
+def _jobs(
+    study: Study,
+    scores: Mapping[str, Mapping[tuple[str, str], Mapping[str, Any]]],
+    works: Mapping[str, Mapping[str, Work]],
+) -> list[Job]:
+    """What was scored in the study's dtype, with its operations in proportion to its tokens; by
+    the present engine, or by an older one where that is all there is."""
+    now = modules_digest(SCORING_MODULES)
+    current: list[Job] = []
+    older: list[Job] = []
+    for row in study.usable:
+        for (task, _), facts in scores[row.ckpt].items():
+            parts, job, work = facts["parts"], facts["job"], works[row.tokenizer][task]
+            if parts.get("dtype") == study.config["dtype"]:
+                share = job["tokens_computed"] / work.tokens().best
+                done = share * work.operations(row.parameters).best
+                jobs = current if parts.get("modules") == now else older
+                jobs.append(Job(row.ckpt, row.parameters, device_of(job), done, job["seconds"]))
+    return current or older
+
+
+def _hours(
+    tasks: Iterable[str], works: Mapping[str, Work], parameters: int, rate: Rate, weights: float
+) -> FloatArray:
+    """(best, low, high) hours of one checkpoint on these tasks; nothing costs nothing."""
+    operations = [works[task].operations(parameters) for task in tasks]
+    if not operations:
+        return np.zeros(3)
+    # The lowest work at the highest rate, and the other way round.
+    seconds = np.sum(operations, axis=0) / np.array(rate.of(parameters)[::-1])
+    low, best, high = (seconds + fixed_seconds(weights)) / 3600
+    return np.array([best, low, high])
