@@ -48,16 +48,22 @@ class Stack:
     """Blocks with about equally many keys. Indices count the tokens of the forward pass (rows),
     or those behind all that it looks back on (keys); both are padded with tokens that exist.
 
-    rows    (blocks, BLOCK)
-    keys    (blocks, keys)
-    seen    (blocks, BLOCK, keys) which keys are ancestors of the row, or the row itself
-    apart   (blocks, BLOCK, keys) how much deeper the row lies than the key
+    rows, row_depth   (blocks, BLOCK)
+    keys, key_depth   (blocks, keys)
+    seen              (blocks, BLOCK, keys) which keys are ancestors of the row, or the row itself
     """
 
     rows: NDArray[np.int64]
+    row_depth: NDArray[np.int32]
     keys: NDArray[np.int64]
+    key_depth: NDArray[np.int32]
     seen: NDArray[np.bool_]
-    apart: NDArray[np.int32]
+
+    def within(self, window: int | None) -> NDArray[np.bool_]:
+        """`seen`, but at most the last `window` tokens of a path."""
+        if window is None:
+            return self.seen
+        return self.seen & (self.row_depth[:, :, None] - self.key_depth[:, None, :] < window)
 
 
 @dataclass
@@ -89,14 +95,13 @@ class Sight:
 
         With a sliding `window` only the last so many tokens of a path are seen.
         """
-        if window is not None and all((stack.apart < window).all() for stack in self.stacks):
-            return self.biases(device, dtype, None)
+        if window is not None and all(stack.row_depth.max() < window for stack in self.stacks):
+            window = None
 
         def make() -> list[torch.Tensor]:
             made = []
             for stack in self.stacks:
-                seen = stack.seen if window is None else stack.seen & (stack.apart < window)
-                mask = to_device(seen, device)[:, None]
+                mask = to_device(stack.within(window), device)[:, None]
                 bias = torch.zeros(mask.shape, dtype=dtype, device=device)
                 made.append(bias.masked_fill_(~mask, float("-inf")))
             return made
@@ -149,8 +154,7 @@ def sight_of(
             place[number * block : (number + 1) * block] = np.arange(filled, filled + block)
             filled += block
         deep = np.concatenate([np.arange(stem, dtype=np.int32), depth])
-        apart = depth[rows][:, :, None] - deep[keys][:, None, :]
-        stacks.append(Stack(rows - first, keys, seen, apart))
+        stacks.append(Stack(rows - first, depth[rows], keys, deep[keys], seen))
     return Sight(stacks, place[: stop - first])
 
 

@@ -88,6 +88,14 @@ def test_a_second_run_has_nothing_to_do(study: Path) -> None:
     assert "Nothing to be done" in snakemake(study)
 
 
+def test_what_it_costs_can_be_asked_at_any_time(study: Path) -> None:
+    printed = snakemake(study, "cost")
+    assert "# What this study costs" in printed
+    assert "All of it is scored: nothing is left to do." in printed
+    assert (study / "results/cost.tsv").read_text().splitlines()[0].startswith("ckpt\t")
+    assert "Nothing to be done" in snakemake(study)
+
+
 def test_another_checkout_of_the_same_code_has_nothing_to_do(study: Path, code: Path) -> None:
     assert jobs(study, root=code) == NOTHING
 
