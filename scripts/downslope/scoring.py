@@ -84,6 +84,13 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
                 "Give the checkpoint another tokenizer in checkpoints.tsv, or mend the folder.",
             )
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and dtype != "float32":
+        logging.getLogger("downslope").warning(
+            "%s on a CPU: products are rounded to it, which moves log-likelihoods (docs/engine.md "
+            "says how far), and most CPUs compute it more slowly than float32, the usual choice "
+            "there (dtype in config.yaml)",
+            dtype,
+        )
     return Scorer(load_model(folder, dtype=dtype, device=device))
 
 

@@ -155,6 +155,21 @@ def test_a_checkpoint_with_another_tokenizer_is_refused_before_loading(
     assert job.store.marker.is_file()
 
 
+def test_half_precision_on_a_cpu_is_announced(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    job = job_of(plan_of(folder, "a", 3), tmp_path)
+    load_scorer(folder, [job], dtype="float32", threads=1)
+    assert "on a CPU" not in caplog.text
+    scorer = load_scorer(folder, [job], dtype="bfloat16", threads=1)
+    assert "bfloat16 on a CPU: products are rounded to it" in caplog.text
+    score_tasks([job], lambda: scorer)
+    facts = read_scores(job.store.finished)[1]["job"]
+    assert (facts["dtype"], facts["path"], facts["inner_tokens"]) == ("bfloat16", "packed", None)
+    assert facts["peak_bytes"] > 10**7
+
+
 def test_a_model_with_too_few_positions_is_refused(folder: Path, tmp_path: Path) -> None:
     model = load_model(folder, dtype="float32", device="cpu")
     model.config.max_position_embeddings = 5
