@@ -72,13 +72,14 @@ class Sight:
 
     `place` says where each token's result lies in the stacks, one after another. `before` are
     keys and values that the pass looks back on; where `kept` is given, it leaves those and its own
-    there.
+    there, once for each of the modules that it has `met`.
     """
 
     stacks: list[Stack]
     place: NDArray[np.int64]
     before: KeyValues | None = None
     kept: KeyValues | None = None
+    met: set[Any] = field(default_factory=set, repr=False)
     _ready: dict[Any, list[torch.Tensor]] = field(default_factory=dict, repr=False)
 
     def indices(self, device: torch.device) -> list[torch.Tensor]:
@@ -205,7 +206,11 @@ def attend(
         key = torch.cat([keys_before, key], dim=2)
         value = torch.cat([values_before, value], dim=2)
     if sight.kept is not None:
-        sight.kept[module] = key, value
+        if module in sight.met:
+            raise NotImplementedError("a layer that is used twice")
+        sight.met.add(module)
+        # A value may be a view of something larger, such as queries, keys and values in one.
+        sight.kept[module] = key.contiguous(), value.clone()
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     # Tokens first: a gathered row is then one run of memory, all heads of a token.
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))

@@ -7,12 +7,14 @@ values of a stem are computed once for all packs that share it. Logits are compu
 that predict a token of an answer (`head`).
 
 Plain path: each distinct sequence by itself, in right-padded batches, sorted by length. It serves
-models that cannot take such a mask (ALiBi, recurrent ones). Which path a model takes is found out
+models that cannot take such a mask (ALiBi, recurrent ones). Whole: one sequence at a time through
+all of the model's own code, for what is stranger than that. Which path a model takes is found out
 when it is loaded (`self_check`).
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,10 @@ from downslope.packing import Pack
 
 PLAIN_BATCH_TOKENS = 1024
 """Tokens, padding included, of one batch of the plain path."""
+
+_SHORT_OF_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED"),
+)
 
 LEAST_INNER = 16
 """Tokens of the smallest inner block; where even that does not fit, memory is really short."""
@@ -96,10 +102,10 @@ class Scorer:
             try:
                 return self._packed(pack) if self.path == "packed" else self._plain(pack)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                largest = self.inner or max(len(pack.tokens), len(pack.stem))
-                if largest <= LEAST_INNER:
+                largest = self.inner or self._tokens_at_once(pack)
+                if largest <= LEAST_INNER or self.path == "whole":
                     raise
                 self.inner = max(LEAST_INNER, largest // 2)
                 self._stem = (b"", None)
@@ -107,12 +113,19 @@ class Scorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             logging.getLogger("downslope").warning(
-                "out of memory: packs are computed in parts of at most %d tokens from here on; "
-                "their scores change by rounding only",
+                "out of memory: at most %d tokens are computed at once from here on; scores change "
+                "by rounding only",
                 self.inner,
             )
 
+    def _tokens_at_once(self, pack: Pack) -> int:
+        if self.path == "packed":
+            return max(len(pack.tokens), len(pack.stem))
+        return min(PLAIN_BATCH_TOKENS, int(pack.depth.max() + 1) * len(pack.tokens))
+
     def _packed(self, pack: Pack) -> Found:
+        if not len(pack.stem):
+            self._stem = (b"", None)
         before = self._stem_of(pack.stem) if len(pack.stem) else None
         positions, row = np.unique(pack.target_position, return_inverse=True)
         hidden = self._hidden(pack.tokens, pack.depth, pack.end, before, positions)
@@ -172,9 +185,11 @@ class Scorer:
         # In depth-first order the first leaf at or behind a token lies below it.
         owner = np.searchsorted(nodes, pack.target_position)
         lengths = pack.depth[nodes] + 1
-        logprob = torch.full((len(owner),), torch.nan, dtype=torch.float64, device=self.device)
-        top = torch.zeros(len(owner), dtype=torch.bool, device=self.device)
-        for batch in _batches(lengths, min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)):
+        order, parts = [], []
+        most = (
+            1 if self.path == "whole" else min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)
+        )
+        for batch in _batches(lengths, most):
             # Right padding follows what is scored, so a causal model never sees it: no mask.
             ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
             for number, leaf in enumerate(batch):
@@ -182,29 +197,42 @@ class Scorer:
                 ids[number, : len(sequence)] = sequence
             targets = np.flatnonzero(np.isin(owner, batch))
             number_of = np.argsort(batch)[np.searchsorted(np.sort(batch), owner[targets])]
-            flat = number_of * ids.shape[1] + pack.depth[pack.target_position[targets]]
-            positions, row = np.unique(flat, return_inverse=True)
-            token = pack.target_token[targets]
-            (sequences, kept, at) = (to_device(a, self.device) for a in (ids, positions, targets))
-            logprob[at], top[at] = self._read(sequences, kept, row, token)
-        return logprob, top
+            depth = pack.depth[pack.target_position[targets]]
+            order.append(targets)
+            parts.append(self._read(ids, number_of, depth, pack.target_token[targets]))
+        logprob, top = (torch.cat(part) for part in zip(*parts, strict=True))
+        back = to_device(np.argsort(np.concatenate(order)), logprob.device)
+        return logprob[back], top[back]
 
     def _read(
-        self, ids: torch.Tensor, kept: torch.Tensor, row: NDArray[Any], token: NDArray[Any]
+        self, ids: NDArray[Any], number: NDArray[Any], depth: NDArray[Any], token: NDArray[Any]
     ) -> Found:
-        """Log-probabilities after the positions `kept` of a batch of sequences, written flat."""
+        """Log-probability of each token after the position `depth` of a sequence of a batch."""
+        inputs: dict[str, Any] = {"input_ids": to_device(ids, self.device), "use_cache": False}
         if self.path == "plain":
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            return Head.of(self.model).logprobs(hidden.flatten(0, 1)[kept], row, token)
-        logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[kept].float()
-        return _of_logits(logits, *(to_device(array, ids.device) for array in (row, token)))
+            hidden = self.model.base_model(**inputs).last_hidden_state
+            flat = number * ids.shape[1] + depth
+            positions, row = np.unique(flat, return_inverse=True)
+            kept = hidden.flatten(0, 1)[to_device(positions, hidden.device)]
+            return Head.of(self.model).logprobs(kept, row, token)
+        columns, column = np.unique(depth, return_inverse=True)
+        keep = to_device(columns.astype(np.int64), self.device)
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            logits = self.model(**inputs, logits_to_keep=keep).logits
+        else:
+            logits = self.model(**inputs).logits[:, keep]
+        at = (to_device(array.astype(np.int64), logits.device) for array in (number, column, token))
+        return _of_logits(logits.float(), *at)
 
 
-def _of_logits(logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> Found:
-    """Log-probability of each token after a row of logits, and whether no token is likelier."""
-    chosen = logits[row, token]
-    normaliser = torch.logsumexp(logits.double(), dim=-1)
-    return chosen.double() - normaliser[row], chosen >= logits.amax(1)[row]
+def _of_logits(
+    logits: torch.Tensor, number: torch.Tensor, column: torch.Tensor, token: torch.Tensor
+) -> Found:
+    """Log-probability of each token, and whether no token is likelier, from (batch, columns,
+    vocabulary) logits."""
+    chosen = logits[number, column, token].double()
+    normaliser = torch.logsumexp(logits, dim=-1)[number, column].double()
+    return chosen - normaliser, chosen >= logits.amax(-1)[number, column]
 
 
 def _batches(lengths: NDArray[Any], most: int) -> Iterator[NDArray[np.intp]]:
@@ -225,9 +253,11 @@ def _added_up(pack: Pack, found: Found) -> Scores:
     return total.astype(np.float32), greedy
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, on a GPU or (where torch has no class of its own for it) a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORT_OF_MEMORY)
+    )
 
 
 @contextmanager

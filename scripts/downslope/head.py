@@ -20,6 +20,8 @@ ROWS, COLUMNS = 1024, 8192
 """Logits held at once: 32 MB in float32. Fewer rows make slower products, more columns leave
 the cache before the softmax has read them."""
 
+_LOWEST = torch.finfo(torch.float32).min  # finite, so that columns of minus infinity add nothing
+
 
 @dataclass(frozen=True)
 class Head:
@@ -73,7 +75,7 @@ class Head:
         self, hidden: torch.Tensor, row: torch.Tensor, token: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The same for at most ROWS rows: one pass over the vocabulary, with a running maximum."""
-        largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
+        largest = hidden.new_full((len(hidden), 1), _LOWEST, dtype=torch.float32)
         total = torch.zeros_like(largest)
         chosen = hidden.new_empty(len(token), dtype=torch.float32)
         for first in range(0, len(self.weight), COLUMNS):
@@ -81,7 +83,8 @@ class Head:
             inside = (token >= first) & (token < first + COLUMNS)
             at = torch.where(inside, token - first, 0)
             chosen = torch.where(inside, logits[row, at], chosen)
-            before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+            before = largest
+            largest = torch.maximum(before, logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)
             total *= torch.exp(before - largest)
             total += logits.sub_(largest).exp_().sum(1, keepdim=True)
         top = chosen >= largest[row, 0]
@@ -92,9 +95,9 @@ class Head:
         """(rows, columns) logits in float32, accumulated in it from weights of any dtype."""
         weight = self.weight[columns]
         if weight.dtype == torch.float32:
-            logits = torch.mm(hidden, weight.T)
+            logits = torch.mm(hidden.float(), weight.T)
         elif weight.is_cuda:
-            logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+            logits = torch.mm(hidden.to(weight.dtype), weight.T, out_dtype=torch.float32)
         else:
             logits = torch.mm(hidden.float(), weight.float().T)
         if self.bias is not None:

@@ -40,7 +40,7 @@ stem, so `depth` begins at the stem's length and the rule above says the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -107,6 +107,9 @@ def pack_requests(
     Returns the packs and, for each request given, its number when the requests of all packs are
     counted through. The layout depends on the set of requests alone, not on their order.
     """
+    for request in requests:
+        if not 0 < request.answer < len(request.tokens):
+            raise ValueError(f"a request needs a token before its answer and one in it: {request}")
     keys = [_sort_key(request) for request in requests]
     order = sorted(range(len(requests)), key=keys.__getitem__)
     number = np.empty(len(requests), np.int64)
@@ -134,17 +137,9 @@ def pack_requests(
     return packs, number
 
 
-def excerpt(pack: Pack, numbers: Iterable[int]) -> Pack:
-    """A pack of some of another's requests, in the same order and with the same stem."""
-    requests = [pack.request(number) for number in sorted(set(numbers))]
-    inputs = [np.asarray(request.tokens[:-1], np.int32) for request in requests]
-    shared = np.array([0, *(_common_prefix(a, b) for a, b in pairwise(inputs))], np.int64)
-    return _lay_out(requests, inputs, shared, len(pack.stem))
-
-
 def computed_tokens(packs: Sequence[Pack]) -> int:
     """Tokens that scoring these packs in order computes: their own, and each stem once."""
-    stems = [packs[0], *(b for a, b in pairwise(packs) if not np.array_equal(a.stem, b.stem))]
+    stems = [*packs[:1], *(b for a, b in pairwise(packs) if not np.array_equal(a.stem, b.stem))]
     return sum(len(pack.tokens) for pack in packs) + sum(len(pack.stem) for pack in stems)
 
 
@@ -178,6 +173,8 @@ def _stems(
 
     def saved(first: int, stop: int) -> tuple[int, int]:
         """Tokens saved by a stem of [first, stop), and its length."""
+        if stop - first == 1:
+            return 0, 0
         stem = int(shared[first + 1 : stop].min(initial=2**31))
         stem = min(stem, int(context[first:stop].min()) - 1)
         tokens = int(added[stop] - added[first] + shared[first]) - stem

@@ -113,6 +113,12 @@ def _encode_moving_spaces(
     wholes = encode([context + rest for context, rest in moved], special_tokens=False)
     requests = []
     for pair, context_ids, whole_ids in zip(pairs, contexts, wholes, strict=True):
+        if not context_ids:
+            raise StudyError(
+                "the prompt gives no token, and a model predicts nothing without one",
+                where=f"the prompt {pair[0]!r} before {pair[1]!r}",
+                remedy="Leave the item out, or give its prompt some text.",
+            )
         answer = len(whole_ids) - len(context_ids)
         _require_answer(answer, pair, max_length)
         ids = context_ids + whole_ids[len(context_ids) :]

@@ -29,7 +29,7 @@ from downslope.store import TaskStore
 from downslope.tokenization import tokenizer_digest
 
 SAVE_EVERY = 5.0
-"""Seconds of work that a killed job may lose."""
+"""Seconds of work that a killed job may lose, beside the pack that it was at."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ def score_tasks(
     scorer = load()
     for job in missing:
         _require_length(job, scorer)
-    self_check = choose_path(scorer, [pack for job in missing for pack in job.plan.packs])
+    self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
     for job in missing:
         _score_task(job, scorer, self_check, save_every)

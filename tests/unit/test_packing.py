@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downslope.packing import Pack, computed_tokens, excerpt, pack_requests
+from downslope.packing import Pack, computed_tokens, pack_requests
 from downslope.protocols import Request
 
 THE, CAT, SAT, DOG, RAN, ON, DOWN, OFF = range(1, 9)
@@ -212,9 +212,12 @@ def test_requests_behind_stems_can_be_read_back(begins, parts, pack_tokens) -> N
     assert computed_tokens(packs) >= len(distinct)
 
 
-def test_an_excerpt_keeps_stem_and_requests() -> None:
-    packs, _ = pack_requests(grouped(1, 20, 47, 10), 50)
-    some = excerpt(packs[1], [4, 0, 2, 2])
-    assert [some.request(r) for r in range(3)] == [packs[1].request(r) for r in (0, 2, 4)]
-    assert some.stem.tolist() == packs[1].stem.tolist()
-    assert len(some.tokens) == 30
+@pytest.mark.parametrize("request_", [Request((5, 6, 7), 3), Request((5, 6), 0)])
+def test_a_request_without_context_or_answer_is_refused(request_: Request) -> None:
+    with pytest.raises(ValueError, match="a token before its answer"):
+        pack_requests([request_], 64)
+
+
+def test_a_request_alone_has_no_stem() -> None:
+    (pack,), _ = pack_requests([Request(tuple(range(1, 401)), 300)], 64)
+    assert len(pack.stem) == 0

@@ -114,6 +114,25 @@ def test_an_interrupted_task_goes_on_and_gives_the_same_scores(
     assert leftovers == [], "shards of a finished task are removed"
 
 
+def test_a_job_that_was_killed_at_its_last_step_goes_on(
+    folder: Path, scorer: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pack is stored, and the finished file is not."""
+    job = job_of(plan_of(folder, "a", 6), tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskStore, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score_tasks([job], lambda: scorer, save_every=0)
+    before = scorer.scored
+    score_tasks([job], lambda: scorer)
+    assert job.store.finished.is_file()
+    assert scorer.scored == before
+
+
 def test_another_identity_shares_nothing(folder: Path, scorer: Counting, tmp_path: Path) -> None:
     plan = plan_of(folder, "a", 6)
     score_tasks([job_of(plan, tmp_path, weights="one")], lambda: scorer)
