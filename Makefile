@@ -1,6 +1,7 @@
 # make demo        train, score and analyse a tiny suite of models: minutes, two cores
 # make published   the 768 published accuracies of Michaelov & Bergen (2023): Table 1, Figure 1
 # make cost        GPU hours, download and disk of a study before anything starts (STUDY=folder)
+# make bench       the engine beside lm-evaluation-harness, on this machine: up to 20 minutes
 # make test        every test
 # make check       style, types, and the workflow's own linter
 #
@@ -24,7 +25,7 @@ export PATH := $(BIN):$(PATH)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules host
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo published cost test check format clean
+.PHONY: help demo published cost bench test check format clean
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
@@ -59,6 +60,9 @@ demo published: %: $(VENV)/installed runs/%/config
 
 cost: $(VENV)/installed
 	@$(SNAKEMAKE) --directory $(STUDY) -- cost
+
+bench: $(VENV)/installed-test
+	$(BIN)/python scripts/bench_engine.py $(BENCH)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

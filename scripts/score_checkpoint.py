@@ -1,5 +1,6 @@
 """Score one checkpoint on all tasks: what the store lacks is computed, then all is published."""
 
+import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,10 @@ from typing import TYPE_CHECKING
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(_name, None)
-from downslope.identity import score_identity  # noqa: E402
-from downslope.locked import model_digest  # noqa: E402
+from downslope.identity import model_digest, score_identity  # noqa: E402
 from downslope.logs import log_to  # noqa: E402
 from downslope.plan import read_plan  # noqa: E402
 from downslope.store import TaskStore  # noqa: E402
-from downslope.tsv import read_tsv  # noqa: E402
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -35,7 +34,9 @@ def main(
     with log_to(log) as logger:
         from downslope.scoring import TaskJob, load_scorer, score_tasks
 
-        weights = model_digest(read_tsv(manifest))
+        with open(manifest, encoding="utf-8", newline="") as table:
+            files = csv.DictReader(table, delimiter="\t")
+            weights = model_digest((row["file"], row["digest"]) for row in files)
         jobs = []
         for task, path in zip(tasks, plans, strict=True):
             plan = read_plan(Path(path))

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 
 from downslope.cells import COLUMNS, cells_of, values_of
 from downslope.errors import StudyError
-from downslope.identity import score_identity
+from downslope.identity import model_digest, score_identity
 from downslope.item_values import Key
 from downslope.layout import layouts_of
 from downslope.lock import weights_digest
-from downslope.locked import model_digest
 from downslope.plan import read_plan
 from downslope.protocols import PROTOCOLS
 from downslope.store import read_scores, require_identity
@@ -51,7 +50,7 @@ def wanted_identities(
             if not fingerprint.is_file():
                 continue
             files = read_tsv(fingerprint)
-            weights = model_digest(files)
+            weights = model_digest(zip(files["file"], files["digest"], strict=True))
             same = owner.setdefault(weights_digest(files.assign(ckpt="-"), "-"), row["ckpt"])
             if same != row["ckpt"]:
                 raise StudyError(

@@ -13,6 +13,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 
+CONFIG = "config.json"
+
 SCORING_MODULES = (
     *("attention.py", "engine.py", "head.py", "models.py", "packing.py", "scoring.py"),
     "self_check.py",
@@ -30,6 +32,24 @@ def modules_digest(names: Iterable[str]) -> str:
     for name in sorted(names):
         digest.update(f"{name}\n".encode() + (PACKAGE / name).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def is_weights(file: str) -> bool:
+    """Whether a file name is that of a weight file, rather than of its index or the config."""
+    return file.endswith((".safetensors", ".bin"))
+
+
+def model_digest(files: Iterable[tuple[str, str]]) -> str:
+    """Hexadecimal digest of what makes a model: its weight files and its config.json.
+
+    `files` are pairs of name and digest, from the lock, from a fetched folder's list or from a
+    local folder's fingerprint. Those of a tokenizer (no weights) are taken whole.
+    """
+    files = list(files)
+    if any(is_weights(file) for file, _ in files):
+        files = [(file, digest) for file, digest in files if is_weights(file) or file == CONFIG]
+    lines = sorted(f"{file} {digest}" for file, digest in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def score_identity(*, plan: str, weights: str, dtype: str, modules: str) -> tuple[str, str]:

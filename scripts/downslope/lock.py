@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from downslope.errors import StudyError
+from downslope.identity import is_weights
 from downslope.tables import read_text
 from downslope.tsv import write_tsv
 
@@ -76,11 +77,6 @@ def safe_name(name: str, where: str = "") -> str:
             remedy="Expected a plain relative name, without `..`, backslash or leading `-` or `/`.",
         )
     return name
-
-
-def is_weights(file: str) -> bool:
-    """Whether a file name is that of a weight file, rather than of its index or the config."""
-    return file.endswith((".safetensors", ".bin"))
 
 
 def empty_lock() -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from downslope.errors import StudyError
-from downslope.lock import TOKENIZER_PREFIX, is_weights, locked_files, read_lock
+from downslope.identity import model_digest
+from downslope.lock import TOKENIZER_PREFIX, locked_files, read_lock
 from downslope.lock_check import check_lock
 from downslope.study import Checkpoint, Study
 
@@ -66,7 +66,8 @@ class Lock:
                 self.tell(f"A real run would stop here. {self._problem}")
                 self._told = True
             return NOT_LOCKED
-        return model_digest(locked_files(self._rows, name))
+        files = locked_files(self._rows, name)
+        return model_digest(zip(files["file"], files["digest"], strict=True))
 
     def sizes(self) -> dict[str, int]:
         """Bytes to download for each locked checkpoint; empty where there is no lock."""
@@ -74,20 +75,6 @@ class Lock:
             return {}
         sums = self._rows.groupby("ckpt")["bytes"].sum()
         return {ckpt: int(size) for ckpt, size in sums.items() if ckpt in self.study.by_ckpt}
-
-
-def model_digest(files: pd.DataFrame) -> str:
-    """Hexadecimal digest of what makes a model: its weight files and its config.json.
-
-    `files` has the columns file and digest: rows of the lock, of a fetched folder's list or of
-    a local folder's fingerprint. Rows of a tokenizer (no weights) are taken whole.
-    """
-    weights = files["file"].map(is_weights)
-    kept = files[weights | (files["file"] == "config.json")] if weights.any() else files
-    lines = sorted(
-        f"{file} {digest}" for file, digest in zip(kept["file"], kept["digest"], strict=True)
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def local_files(row: Checkpoint) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -23,15 +25,17 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     """Leave every path that the model does not honour, with a warning.
 
     A few requests of the packs, and two made from them so that strangers and branches stand side
-    by side, are scored by the model itself, one at a time (`whole`), and then as they will be: in
-    padded batches (`plain`), as a pack and as a pack in two parts (`packed`). A model whose
-    attention ignores what it may see gives plausible, wrong numbers. The fastest path that agrees
-    within the dtype's rounding is taken.
+    by side, are scored by the model itself, one at a time (`whole`), in padded batches (`plain`)
+    and as a pack (`packed`). The fastest path that agrees within the dtype's rounding is taken. A
+    pack has to pass two more tests: computed in two parts, as one behind a stem is, it gives the
+    same, and what a token predicts does not change with the strangers and siblings around it. A
+    model whose attention ignores what it may see gives plausible, wrong numbers.
 
     Returns the largest difference of a log-probability on the path taken, NaN where the weights
     give nothing to compare.
     """
-    ((sample,), _) = pack_requests(_sample(packs), 10**9)
+    long, short = _sample(packs)
+    ((sample,), _) = pack_requests([*long, *short], 10**9)
     scorer.path = "whole"
     whole = Scorer(scorer.model, "whole").target_logprobs(sample)
     if not np.isfinite(whole).all():
@@ -40,36 +44,79 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     plain = _scored(Scorer(scorer.model, "plain"), sample)
     if not _agree(plain, whole, _HEAD_SLACK * tolerance, "its output layer is not the one assumed"):
         return 0.0
-    assert plain is not None
     scorer.path = "plain"
-    halves = max(1, len(sample.tokens) // 2)
-    found = [_scored(Scorer(scorer.model, "packed", inner), sample) for inner in (None, halves)]
+    packed = _scored(Scorer(scorer.model, "packed"), sample)
     why = "its attention does not honour the mask"
-    if not all(_agree(packed, plain, tolerance, why) for packed in found):
+    if not _agree(packed, plain, tolerance, why) or not _alone(
+        scorer.model, short, packs, tolerance
+    ):
         return float(np.abs(plain - whole).max())
     scorer.path = "packed"
-    return max(float(np.abs(packed - plain).max()) for packed in found if packed is not None)
+    return float(np.abs(packed - plain).max())
 
 
-def _sample(packs: Sequence[Pack]) -> list[Request]:
-    """The longest and the shortest request, neighbours from the fullest pack, and two made up.
+def _alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: float) -> bool:
+    """Whether a pack can be cut in two, and strangers and siblings be exchanged.
 
-    One of these leaves the longest request in the middle of its context, the other is a stranger
-    to it; both repeat its tokens, backwards.
+    A coarse dtype's tolerance would excuse much of what a sibling in sight can do; but beside
+    other strangers the same sums are taken, and next to nothing may change.
+    """
+    one, other = _among_others(short, packs)
+    found = _scored(Scorer(model, "packed"), one)
+    if found is None:
+        return False
+    parts = _scored(Scorer(model, "packed", max(1, len(one.tokens) // 2)), one)
+    exchanged = _scored(Scorer(model, "packed"), other)
+    return _agree(parts, found, tolerance, "parts of a pack do not add up") and _agree(
+        exchanged, found, tolerance / 100, "strangers in a pack are seen"
+    )
+
+
+def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
+    """Long: the longest request and one that leaves it in the middle of its context. Short: the
+    shortest, neighbours from the fullest pack, and a stranger to all.
+
+    The one that leaves and the stranger are made up, from the longest one's tokens backwards.
     """
     of_longest = max(packs, key=lambda pack: int(pack.depth.max()))
     of_shortest = min(packs, key=lambda pack: int(_lengths(pack).min()))
     fullest = max(packs, key=lambda pack: len(pack.request_start))
     longest = of_longest.request(int(_lengths(of_longest).argmax()))
     middle = (len(fullest.request_start) - 1) // 2
-    chosen = [
-        longest,
+    backwards = longest.tokens[::-1]
+    half = (len(longest.tokens) - longest.answer + 1) // 2
+    leaving = Request((*longest.tokens[:half], *backwards[: max(2, len(backwards) // 3)]), 2)
+    short = [
         of_shortest.request(int(_lengths(of_shortest).argmin())),
         *(fullest.request(number) for number in {max(0, middle - 1), middle}),
+        Request((*backwards[:12], 0), 1),
     ]
-    backwards = longest.tokens[::-1][: max(2, len(longest.tokens) // 3)]
-    half = (len(longest.tokens) - longest.answer + 1) // 2
-    return [*chosen, Request((*longest.tokens[:half], *backwards), 2), Request((*backwards, 0), 2)]
+    return [longest, leaving], short
+
+
+def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack, Pack]:
+    """The shortest branch of the fullest pack, behind its sibling and among `requests`; and the
+    same with other tokens wherever it should not look. What it predicts is the only target."""
+    pack = max(packs, key=lambda pack: len(pack.request_start))
+    leaves = np.flatnonzero(pack.end == np.arange(1, len(pack.end) + 1))
+    branches = np.append(0, leaves[:-1] + 1)
+    shortest = int((leaves - branches)[1:].argmin()) + 1 if len(leaves) > 1 else 0
+    read = [
+        pack.tokens[pack.path(int(leaf))] for leaf in leaves[max(0, shortest - 1) : shortest + 1]
+    ]
+    nearest = [Request((*pack.stem.tolist(), *tokens.tolist(), 0), 1) for tokens in read]
+    ((laid_out,), number) = pack_requests([*requests, *nearest], 10**9)
+    target = laid_out.request_targets[laid_out.request_start[number[-1]]]
+    off = np.ones(len(laid_out.tokens), bool)
+    off[laid_out.path(int(laid_out.target_position[target]))] = False
+    tokens = laid_out.tokens.copy()
+    tokens[off] = np.roll(tokens[off], 1)
+    one = dataclasses.replace(
+        laid_out,
+        target_position=laid_out.target_position[[target]],
+        target_token=laid_out.target_token[[target]],
+    )
+    return one, dataclasses.replace(one, tokens=tokens)
 
 
 def _lengths(pack: Pack) -> NDArray[np.int32]:
@@ -94,10 +141,10 @@ def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64] | None:
 
 
 def _agree(
-    found: NDArray[np.float64] | None, reference: NDArray[np.float64], most: float, why: str
-) -> bool:
+    found: NDArray[np.float64] | None, reference: NDArray[np.float64] | None, most: float, why: str
+) -> TypeGuard[NDArray[np.float64]]:
     """Whether log-probabilities agree; a warning where they were found and do not."""
-    if found is None:
+    if found is None or reference is None:
         return False
     difference = float(np.abs(found - reference).max())
     if difference <= most:

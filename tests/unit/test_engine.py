@@ -13,8 +13,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from downslope import head
-from downslope.attention import sight_of
+from downslope import engine, head
+from downslope.attention import attend, sight_of
 from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
@@ -534,3 +534,19 @@ def test_a_stem_is_given_back_when_no_pack_needs_it(
     assert values.untyped_storage().nbytes() == values.nbytes, "not a view of all three in one"
     scorer.score_pack(pack_requests(requests, 4096)[0][0])
     assert scorer._stem == (b"", None)
+
+
+def test_a_coarse_dtype_hides_no_leak(
+    requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the token before in the pack adds is too little for bfloat16's tolerance to show."""
+
+    def leaky(*tensors: Any, **given: Any) -> Any:
+        found, _ = attend(*tensors, **given)
+        return found + 0.01 * found.roll(1, dims=1), None
+
+    packs, _ = pack_requests(requests, 100)
+    scorer = Scorer(PACKED["GPTNeoX"]().to(torch.bfloat16))
+    monkeypatch.setattr(engine, "attend", leaky)
+    choose_path(scorer, packs)
+    assert scorer.path == "plain"

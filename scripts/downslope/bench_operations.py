@@ -1,0 +1,147 @@
+"""What scoring needs at least, counted in operations, and how fast this machine multiplies.
+
+The share of the matrix rate that a benchmark prints is useful work over possible work. Useful is
+what no layout can avoid: the products of the model's body for each distinct token, attention from
+each of them to its ancestors and itself, the output layer where an answer is predicted.
+
+    requests      The cat sat | on        distinct tokens        The cat sat dog
+                  The cat sat | down      depth                    0   1   2   1
+                  The dog     | ran       pairs with ancestors     1 + 2 + 3 + 2 = 8
+                                          rows of the head       after `sat` and after `dog`: 2
+
+A multiplication with its addition counts as two operations, as machines are rated.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from downslope.protocols import Request
+
+SIDE = 4096
+"""Rows and columns of the matrices whose product is the machine's matrix rate."""
+
+_AT_ONCE = {"cpu": 1, "cuda": 50}  # products between two readings of the clock
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Distinct tokens of a set of requests, their pairs with an ancestor or themselves, and the
+    tokens among them after which something is predicted."""
+
+    tokens: int
+    pairs: int
+    rows: int
+
+
+def needed(requests: Sequence[Request]) -> Needed:
+    """What any way of scoring these requests has to compute.
+
+    Sorted by what is read, a request adds to the tree what lies behind the beginning that it
+    shares with the one before it.
+    """
+    reads = sorted(
+        ((request.tokens[:-1], request.answer) for request in requests), key=lambda pair: pair[0]
+    )
+    tokens = pairs = 0
+    rows: set[int] = set()
+    before = np.zeros(0, np.int64)
+    nodes = np.zeros(0, np.int64)  # of the tokens of `before`, as numbers
+    for read, answer in reads:
+        ids = np.asarray(read, np.int64)
+        least = min(len(ids), len(before))
+        differs = ids[:least] != before[:least]
+        shared = int(differs.argmax()) if differs.any() else least
+        added = len(ids) - shared
+        nodes = np.concatenate([nodes[:shared], np.arange(tokens, tokens + added)])
+        tokens += added
+        pairs += (len(ids) * (len(ids) + 1) - shared * (shared + 1)) // 2
+        rows.update(nodes[len(ids) - answer :].tolist())
+        before = ids
+    return Needed(tokens, pairs, len(rows))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Operations of a model for one token in its body, one pair in attention, one row of its
+    output layer."""
+
+    token: int
+    pair: int
+    row: int
+
+    def of(self, needed: Needed) -> int:
+        return self.token * needed.tokens + self.pair * needed.pairs + self.row * needed.rows
+
+
+def costs_of(model: Any) -> Costs:
+    """The costs of a causal language model, from the layers that it has.
+
+    Every weight of a linear layer is used once for each token. Attention takes a product for the
+    scores and one for the values, as wide as the hidden states, in each layer.
+    """
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, its weight transposed
+
+    head = model.get_output_embeddings()
+    body = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    )
+    config = model.config
+    return Costs(
+        token=2 * body,
+        pair=4 * config.hidden_size * config.num_hidden_layers,
+        row=2 * head.weight.numel(),
+    )
+
+
+@dataclass
+class MatrixRate:
+    """Products of two square matrices, timed again and again between the runs of a benchmark."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rates: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        sides = (torch.randn(SIDE, SIDE, generator=generator) for _ in range(2))
+        self._one, self._other = (side.to(self.device, self.dtype) for side in sides)
+        self._product = torch.mm(self._one, self._other)
+        self.take()
+        self.rates.clear()  # the first one found a cold machine
+        self.take()
+
+    def take(self) -> float:
+        """Operations per second of the product, now."""
+        count = _AT_ONCE[self.device.type]
+        wait_for(self.device)
+        begun = time.perf_counter()
+        for _ in range(count):
+            torch.mm(self._one, self._other, out=self._product)
+        wait_for(self.device)
+        self.rates.append(count * 2 * SIDE**3 / (time.perf_counter() - begun))
+        return self.rates[-1]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def seconds(self) -> float:
+        """What taking it once costs."""
+        return _AT_ONCE[self.device.type] * 2 * SIDE**3 / self.median
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

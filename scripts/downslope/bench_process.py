@@ -1,0 +1,138 @@
+"""A scoring process from its start: how long until its first pack is scored, how much memory.
+
+    python -m downslope.bench_process BEGUN FOLDER PLAN DTYPE THREADS
+
+does what scripts/score_checkpoint.py does, less the store: its imports, reading a plan, loading
+the checkpoint in FOLDER, the self-check, scoring the plan's packs. BEGUN is the monotonic clock
+when the process was asked for. It prints one line of JSON, which `score_in_process` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from downslope.errors import StudyError
+
+REPEATED = 3
+SCRIPTS = Path(__file__).resolve().parents[1]
+
+_IMPORTS = """\
+import sys, time, torch, transformers
+for name in sys.argv[2:]:
+    open(name, "rb").read()
+print(time.monotonic() - float(sys.argv[1]))
+"""
+
+
+class Process(NamedTuple):
+    """Seconds from the start to the first pack scored, of the self-check in them, and of that pack
+    when scored again; bytes of the weights, and of the process at its largest (None where the
+    system does not tell)."""
+
+    first: float
+    check: float
+    pack: float
+    weights: int
+    peak: int | None
+
+
+class FixedCost(NamedTuple):
+    """Seconds before a scoring process gets to work, those of its self-check among them, and those
+    of importing torch and transformers and reading the weights' files."""
+
+    own: float
+    check: float
+    imports: float
+
+    @property
+    def ratio(self) -> float:
+        return self.own / self.imports
+
+
+def fixed_cost(folder: Path, plan: Path, *, dtype: str, threads: int, device: str) -> FixedCost:
+    """Medians of both, run in turn after a first time that fills the page cache.
+
+    A process's own seconds are those to its first pack scored, less that pack's.
+    """
+    own, check, imports = [], [], []
+    for _ in range(1 + REPEATED):
+        files = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+        imports.append(float(_python(["-c", _IMPORTS], files, device)))
+        process = score_in_process(folder, plan, dtype=dtype, threads=threads, device=device)
+        own.append(process.first - process.pack)
+        check.append(process.check)
+    return FixedCost(*(median(seconds[1:]) for seconds in (own, check, imports)))
+
+
+def score_in_process(folder: Path, plan: Path, *, dtype: str, threads: int, device: str) -> Process:
+    """Score a plan's packs in a process of its own."""
+    more = [str(folder), str(plan), dtype, str(threads)]
+    return Process(**json.loads(_python(["-m", "downslope.bench_process"], more, device)))
+
+
+def _python(program: Sequence[str], more: Sequence[str], device: str) -> str:
+    """The last line that a Python process prints; its first argument is the time of its start."""
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *program, str(begun), *more],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise StudyError(f"a scoring process failed: {last}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> None:
+    import score_checkpoint  # noqa: F401  for what it imports
+    from downslope.plan import read_plan
+    from downslope.scoring import TaskJob, load_scorer
+    from downslope.self_check import choose_path
+    from downslope.store import TaskStore
+
+    made = read_plan(plan)
+    job = TaskJob(made, TaskStore(plan.parent / "store", "bench", "none"), "")
+    scorer = load_scorer(folder, [job], dtype=dtype, threads=threads)
+    loaded = time.monotonic()
+    choose_path(scorer, made.packs)
+    check = time.monotonic() - loaded
+    scorer.score_pack(made.packs[0])
+    first = time.monotonic() - begun
+    again = time.monotonic()
+    scorer.score_pack(made.packs[0])
+    pack = time.monotonic() - again
+    for _ in scorer.score_packs(made.packs[1:]):
+        pass
+    weights = sum(parameter.nbytes for parameter in scorer.model.parameters())
+    print(json.dumps(Process(first, check, pack, weights, _peak(scorer))._asdict()))
+
+
+def _peak(scorer: Any) -> int | None:
+    """Most bytes that this process has held: on its GPU, or resident in memory."""
+    import torch
+
+    if scorer.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(scorer.device)
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

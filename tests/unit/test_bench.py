@@ -1,0 +1,311 @@
+"""The benchmark's table, its arithmetic, its budget and its refusals; nothing here is timed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench_engine
+from downslope import bench, bench_harness, bench_operations
+from downslope.bench_harness import Allowance, Tried, best_of, give_up, logits_bytes, try_batches
+from downslope.bench_models import SHAPES, Shape
+from downslope.bench_operations import MatrixRate, Needed
+from downslope.bench_page import Report, as_frame, markdown_page, terminal_page
+from downslope.bench_process import FixedCost, score_in_process
+from downslope.bench_rounds import fraction
+from downslope.bench_sets import BenchSet, Layout, Work
+from downslope.bench_table import Row, in_proportion, terminal_table
+from downslope.errors import StudyError
+from downslope.items import Item
+from downslope.plan import write_plan
+from downslope.tokenization import FolderTokenizer
+from tiny_study import make_model
+
+PART = Work(
+    items=10, requests=40, different=30, naive=1000, sequences=20, read=700,
+    needed=Needed(tokens=200, pairs=5000, rows=60), computed=220,
+)  # fmt: skip
+WHOLE = replace(PART, items=100, requests=400, naive=8000, computed=1500)
+ROW = Row(
+    model="70m", set="neqa", every=10, part=PART, whole=WHOLE, plan_seconds=0.5, score_seconds=2.0,
+    seconds=2.5, operations=3e9, rate=2e9, both_seconds=3.0, harness_seconds=10.0, batch=4,
+    difference=2e-6, differ=1, ties=2,
+)  # fmt: skip
+OTHER = replace(
+    ROW, set="truthfulqa", whole=replace(WHOLE, naive=2000), score_seconds=1.0, seconds=1.5,
+    harness_seconds=60.0, batch=64, rate=4e9, difference=4e-6, differ=0, ties=0, both_seconds=1.5,
+)  # fmt: skip
+TRIED = [Tried(1, 0.002, 20), Tried(4, 0.001, 20), Tried(16, None, why="the one before was slower")]
+
+
+def report(*rows: Row, harness: str | None = "0.4.13") -> Report:
+    rate = MatrixRate.__new__(MatrixRate)
+    rate.device, rate.dtype, rate.rates = torch.device("cpu"), torch.float32, [90e9, 120e9, 130e9]
+    trials = {("70m", "neqa"): TRIED}
+    fixed, memory = ("70m", FixedCost(6.0, 0.5, 5.0)), ("410m", 700_000_000, 1_600_000_000)
+    return Report(
+        list(rows), trials, rate, "float32", harness, 1e-4, "packed", fixed=fixed, memory=memory
+    )
+
+
+def alone(row: Row) -> Row:
+    nothing = {"harness_seconds": None, "batch": None, "difference": None}
+    return replace(row, **nothing, differ=None, ties=None)
+
+
+def test_ratio_share_and_rate_of_a_row():
+    assert ROW.ratio == 4.0
+    assert ROW.share == 3e9 / 2.0 / 2e9
+    assert ROW.tokens_per_second == 110
+
+
+def test_all_in_proportion_scales_each_set_by_its_naive_tokens():
+    total = in_proportion([ROW, OTHER])  # 8 fractions of one, 2 of the other
+    assert total.harness_seconds == 8 * 10 + 2 * 60
+    assert total.seconds == 8 * 2.5 + 2 * 1.5
+    assert total.ratio == 200 / 23
+    assert total.both_seconds == 8 * 3 + 2 * 1.5
+    assert (total.plan_seconds, total.score_seconds) == (5.0, 18.0)
+    # Useful 10 x 3e9; possible 16 s at 2e9 and 2 s at 4e9 a second.
+    assert total.share == pytest.approx(30e9 / (16 * 2e9 + 2 * 4e9))
+    assert (total.part.requests, total.part.naive, total.part.computed) == (800, 10_000, 3000)
+    assert total.part.needed.tokens == 400
+    assert (total.difference, total.differ, total.ties) == (4e-6, 1, 2)
+
+
+def test_without_the_harness_nothing_is_said_of_it():
+    total = in_proportion([alone(ROW), alone(OTHER)])
+    assert total.harness_seconds is total.ratio is total.difference is total.differ is None
+    page = terminal_page(replace(report(alone(ROW), alone(OTHER), harness=None), trials={}))
+    assert "harness" not in page.lower()
+    assert "tokens/s" in page
+    assert "ratio" not in page.replace("operations", "")
+
+
+def test_terminal_table_in_aligned_columns():
+    large = replace(
+        OTHER, whole=replace(WHOLE, requests=9996, naive=1_806_034), harness_seconds=123.4
+    )
+    text = terminal_table([ROW, replace(large, set="hindsight-neglect")])
+    lines = text.split("\n")
+    assert lines[2:4] == ["", "70m"]
+    heading, first, second, last = (lines[k] for k in (1, 4, 5, 6))
+    assert len({len(line) for line in (heading, first, second, last)}) == 1
+    assert len(heading) <= 120
+    assert first.split() == [
+        *("neqa", "1/10", "40", "1,000", "200", "220", "4", "10.0", "0.50", "2.50", "4.0"),
+        *("2e-06", "1", "(2)", "0.75"),
+    ]
+    assert last.startswith("all in proportion")
+    assert last.split()[3:6] == ["all", "10,396", "1,814,034"]
+    # Names of groups stand above their columns.
+    for group, title in (("tokens", "distinct"), ("harness", "batch"), ("Downslope", "plan")):
+        at = lines[0].index(group)
+        assert at < heading.index(title) + len(title)
+        assert heading.index(title) < at + len(group)
+
+
+def test_a_single_set_has_no_row_for_all():
+    assert "proportion" not in terminal_table([ROW])
+
+
+def test_the_page_says_machine_method_and_further_figures():
+    text = terminal_page(report(ROW, OTHER))
+    assert max(map(len, text.split("\n"))) <= 120
+    for part in (
+        "lm-evaluation-harness 0.4.13",
+        "120 GFLOP/s: median of 3 products of 4096 x 4096 float32 matrices",
+        "(90 to 130)",
+        "all in proportion: 1.17 times the time (27.0 s instead of 23.0 s)",
+        "0.50 s of it for the self-check",
+        "takes 5.00 s: 1.20 times (aim: at most 1.5).",
+        "0.70 GB above the 1.60 GB of weights",
+        "70m, neqa: 10 of 100 items, 40 requests, 30 of them different; harness tokens/s on a "
+        "sample: batch 1 500, batch 4 1,000",
+        "16 not tried: the one before was slower",
+        "scores within 0.0001",
+    ):
+        assert part in " ".join(text.split())
+    page = markdown_page(report(ROW, OTHER))
+    assert "| 70m | neqa | 1/10 | 40 | 1,000 |" in page
+    table = [line for line in page.split("\n") if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_what_was_not_measured_is_not_printed():
+    bare = replace(report(replace(ROW, both_seconds=None)), fixed=None, memory=None)
+    text = terminal_page(bare)
+    assert not any(word in text for word in ("Both protocols", "Fixed cost", "Memory"))
+    assert "refused" not in text
+    assert "self-check refused the packed path: its plain path" in terminal_page(
+        replace(bare, path="plain")
+    )
+
+
+def test_the_tables_file_has_a_row_for_all_and_empty_fields_without_harness():
+    frame = as_frame([ROW, OTHER])
+    assert frame["set"].tolist() == ["neqa", "truthfulqa", "all in proportion"]
+    assert frame["ratio"].tolist() == [4.0, 40.0, 200 / 23]
+    assert frame["of_items"].tolist() == [100, 100, 200]
+    assert as_frame([alone(ROW)])["harness_seconds"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("round_seconds", "fixed", "left", "expected"),
+    [
+        (100, 5, 30, (4, 1)),  # 25 seconds for 100: every fourth item
+        (100, 5, 105, (1, 1)),
+        (20, 5, 60, (1, 2)),
+        (1, 0, 1000, (1, 3)),
+        (100, 5, 2, (1000, 1)),  # no time left: as few as are allowed
+    ],
+)
+def test_the_fraction_that_fits(round_seconds, fixed, left, expected):
+    assert fraction(round_seconds, fixed, left) == expected
+
+
+def test_the_fastest_batch_and_when_to_stop_looking():
+    assert best_of(TRIED).batch == 4
+    assert not give_up(TRIED[:1])
+    assert not give_up(TRIED)
+    assert not give_up([Tried(1, 1.0), Tried(4, 1.05)])
+    assert give_up([Tried(1, 1.0), Tried(4, 0.8), Tried(16, 0.9)])
+    # Two and a half times 64 x 650 rows of 50,304 numbers in float32.
+    assert logits_bytes(64, 650, 4) == 2.5 * 64 * 650 * 50304 * 4
+
+
+class Stub:
+    """A harness that takes a given time for a token at each batch."""
+
+    width = 4
+
+    def __init__(self, seconds):
+        self.seconds, self.asked = seconds, []
+
+    def loglikelihoods(self, asked, batch):
+        self.asked.append((batch, len(asked)))
+        tokens = 4 * len({ask.context for ask in asked})
+        return [0.0] * len(asked), tokens * self.seconds[batch]
+
+
+def trial(byte_tokenizer, took, **allowed):
+    """try_batches on 400 items by a Stub; both choices of an item are one sequence of 4 bytes."""
+    items = [Item(k, f"{k:03}", ("a", "b"), (0,), mc1=(0, 1)) for k in range(400)]
+    layout = Layout(byte_tokenizer, FolderTokenizer(byte_tokenizer), 100, 64)
+    bench = BenchSet("quiz", items)
+    stub, whole = Stub(took), layout.work(bench, layout.plan(bench))
+    given = {"seconds": 1e3, "memory": math.inf} | allowed
+    tried = try_batches(stub, bench, whole, layout, Allowance(**given), "70m")
+    return tried, stub
+
+
+def test_batches_are_tried_until_they_get_slower(byte_tokenizer):
+    tried, _ = trial(byte_tokenizer, {1: 4e-6, 4: 1e-6, 16: 2e-6, 64: 1e-9})
+    assert best_of(tried).batch == 4
+    assert [t.seconds is None for t in tried] == [False, False, False, True]
+    assert tried[3].why == "the one before was slower"
+
+
+def test_each_batch_is_tried_on_enough_sequences(byte_tokenizer):
+    tried, _ = trial(byte_tokenizer, {1: 1, 4: 1, 16: 1, 64: 0.9}, seconds=500)
+    assert best_of(tried).batch == 64
+    assert all(t.sequences >= max(t.batch, 4) for t in tried)
+
+
+def test_a_batch_that_needs_too_long_or_too_much_is_left_out_and_said(byte_tokenizer):
+    same = dict.fromkeys((1, 4, 16, 64), 1e-6)
+    tried, stub = trial(byte_tokenizer, same, memory=logits_bytes(16, 4, 4))
+    assert [t.batch for t in tried if t.seconds is None] == [64]
+    assert tried[3].why == "its logits need 0 GB"
+    assert max(batch for batch, _ in stub.asked) == 16
+    tried, _ = trial(byte_tokenizer, {**same, 4: 10.0}, seconds=100.0)
+    assert [t.batch for t in tried if t.seconds is not None] == [1, 4]
+    assert tried[3].why == "the one before was slower"
+    tried, _ = trial(byte_tokenizer, dict.fromkeys(same, 10.0), seconds=100.0)
+    assert [t.batch for t in tried if t.seconds is not None] == [1]
+    assert tried[1].why == "4 sequences would take 3 min"
+
+
+def test_an_absent_harness_is_said_with_how_to_get_it(monkeypatch):
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(bench_harness, "version", absent)
+    with pytest.raises(StudyError, match=r"lm_eval\) is not installed.*requirements-test.txt"):
+        bench_harness.require_harness()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no items to measure on"),
+        (["--shapes", "71m"], "the shape '71m' is not known"),
+        (["--architecture", "bloom"], "the architecture 'bloom' is not known"),
+        (["--dtype", "int8"], "the dtype 'int8' is not known"),
+        (["--device", "tpu"], "the device 'tpu' is not known"),
+    ],
+)
+def test_refusals_are_a_sentence_and_status_1(options, message, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("DOWNSLOPE_MIRROR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench_engine.py", "--no-harness", *options])
+    with pytest.raises(SystemExit) as stop:
+        bench_engine.main()
+    assert stop.value.code == 1
+    assert message in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_scoring_process_reports_its_weights_and_its_peak(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint"
+    make_model(folder, seed=1)
+    items = [Item(0, "Is it?", ("yes", "no"), (0,), mc1=(0, 1))]
+    layout = Layout(folder, FolderTokenizer(folder), 100, 64)
+    write_plan(layout.plan(BenchSet("quiz", items)), tmp_path / "p")
+    found = score_in_process(folder, tmp_path / "p", dtype="float32", threads=1, device="cpu")
+    # Embeddings, final norm and output layer, and twelve tensors in each of two layers.
+    layer = 12 * 16 * 16 + 4 * 16 + (3 + 1 + 4 + 1) * 16
+    assert found.weights == 4 * (2 * 257 * 16 + 2 * 16 + 2 * layer)
+    assert 0 < found.pack < found.first
+    assert found.peak is None or found.peak > found.weights
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(StudyError, match="a scoring process failed: exit status 1"):
+        score_in_process(folder, tmp_path / "p", dtype="float32", threads=1, device="cpu")
+
+
+@pytest.mark.parametrize("harness", [True, False])
+def test_a_whole_run_on_a_tiny_shape(harness, mirror, monkeypatch, tmp_path, capsys):
+    if harness:
+        pytest.importorskip("lm_eval")
+    monkeypatch.setenv("DOWNSLOPE_MIRROR", str(mirror))
+    monkeypatch.setitem(SHAPES, "tiny", Shape(hidden=64, layers=1, heads=4))
+    monkeypatch.setattr(bench_operations, "SIDE", 64)
+    monkeypatch.setattr(bench, "_in_processes", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    options = ["--shapes", "tiny", "--sets", "neqa,memo-trap", "--seconds", "3"]
+    options += ["--out", str(tmp_path)] + ([] if harness else ["--no-harness"])
+    monkeypatch.setattr(sys, "argv", ["bench_engine.py", *options])
+    bench_engine.main()
+    shown = capsys.readouterr().out
+    for name in (
+        "neqa",
+        "memo-trap",
+        "all in proportion",
+        "Both protocols instead of one, gpt-neox-tiny",
+    ):
+        assert name in shown
+    lines = (tmp_path / "bench.tsv").read_text().split("\n")
+    rows = [dict(zip(lines[0].split("\t"), r.split("\t"), strict=True)) for r in lines[1:4]]
+    assert rows[2]["naive_tokens"] == str(43_460 + 28_982)
+    assert all(float(row["distinct_tokens"]) <= float(row["computed_tokens"]) for row in rows)
+    if harness:
+        assert all(0 <= float(row["largest_difference"]) < 1e-4 for row in rows)
+        assert all(float(row["ratio"]) > 0 for row in rows)
+    else:
+        assert {row["harness_seconds"] + row["ratio"] for row in rows} == {""}
+    assert Path(tmp_path / "bench.md").read_text().startswith("# Downslope's engine")
