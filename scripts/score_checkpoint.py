@@ -1,11 +1,14 @@
 """Score one checkpoint on all tasks: what the store lacks is computed, then all is published."""
 
 import csv
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Until the model is loaded there is next to no garbage, and looking for it takes its time.
+gc.disable()
 # Scoring has its files at hand; nothing may be fetched and no token is needed.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -32,19 +35,26 @@ def main(
     log: str,
 ) -> None:
     with log_to(log) as logger:
+        from downslope.engine import Scorer
         from downslope.scoring import TaskJob, load_scorer, score_tasks
 
         with open(manifest, encoding="utf-8", newline="") as table:
             files = csv.DictReader(table, delimiter="\t")
             weights = model_digest((row["file"], row["digest"]) for row in files)
-        jobs = []
+        jobs: list[TaskJob] = []
+
+        def load() -> Scorer:
+            scorer = load_scorer(Path(folder), jobs, dtype=dtype, threads=threads)
+            gc.enable()
+            return scorer
+
         for task, path in zip(tasks, plans, strict=True):
             plan = read_plan(Path(path))
             identity, parts = score_identity(
                 plan=plan.digest, weights=weights, dtype=dtype, modules=modules
             )
             jobs.append(TaskJob(plan, TaskStore(Path(store), task, identity), parts))
-        score_tasks(jobs, lambda: load_scorer(Path(folder), jobs, dtype=dtype, threads=threads))
+        score_tasks(jobs, load)
         for job, output in zip(jobs, outputs, strict=True):
             job.store.publish(Path(output))
         logger.info("published %d tasks", len(outputs))

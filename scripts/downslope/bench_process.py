@@ -9,6 +9,7 @@ when the process was asked for. It prints one line of JSON, which `score_in_proc
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -107,6 +108,7 @@ def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> No
     made = read_plan(plan)
     job = TaskJob(made, TaskStore(plan.parent / "store", "bench", "none"), "")
     scorer = load_scorer(folder, [job], dtype=dtype, threads=threads)
+    gc.enable()  # score_checkpoint has turned it off until here
     loaded = time.monotonic()
     choose_path(scorer, made.packs)
     check = time.monotonic() - loaded

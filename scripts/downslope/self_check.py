@@ -18,18 +18,20 @@ from downslope.protocols import Request
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of a log-probability between two paths that rounding explains."""
 
-_HEAD_SLACK = 5  # a model rounds its logits to its own dtype, which `head` does not
+_HEAD_SLACK = 5
+_OTHER_HEAD = "its output layer is not the one assumed, or it sees padding"
 
 
 def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     """Leave every path that the model does not honour, with a warning.
 
     A few requests of the packs, and two made from them so that strangers and branches stand side
-    by side, are scored by the model itself, one at a time (`whole`), in padded batches (`plain`)
-    and as a pack (`packed`). The fastest path that agrees within the dtype's rounding is taken. A
-    pack has to pass two more tests: computed in two parts, as one behind a stem is, it gives the
-    same, and what a token predicts does not change with the strangers and siblings around it. A
-    model whose attention ignores what it may see gives plausible, wrong numbers.
+    by side, are scored by the model itself, one at a time (`whole`), as a pack (`packed`) and,
+    where that fails, in padded batches (`plain`). The fastest path that agrees within the dtype's
+    rounding is taken. A pack has to pass two more tests: computed in two parts, as one behind a
+    stem is, it gives the same, and what a token predicts does not change with the strangers and
+    siblings around it. A model whose attention ignores what it may see gives plausible, wrong
+    numbers.
 
     Returns the largest difference of a log-probability on the path taken, NaN where the weights
     give nothing to compare.
@@ -41,18 +43,24 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     if not np.isfinite(whole).all():
         return float("nan")  # damaged weights, or overflow: scoring will name the item
     tolerance = TOLERANCE[scorer.dtype]
-    plain = _scored(Scorer(scorer.model, "plain"), sample)
-    if not _agree(plain, whole, _HEAD_SLACK * tolerance, "its output layer is not the one assumed"):
-        return 0.0
-    scorer.path = "plain"
-    packed = _scored(Scorer(scorer.model, "packed"), sample)
-    why = "its attention does not honour the mask"
-    if not _agree(packed, plain, tolerance, why) or not _alone(
-        scorer.model, short, packs, tolerance
+    reference = whole
+    if scorer.dtype != torch.float32:
+        # A model rounds its logits to its own dtype, which `head` does not: it is checked first.
+        alone = _scored(Scorer(scorer.model, "plain", inner=1), sample)
+        if not _agree(alone, whole, _HEAD_SLACK * tolerance, _OTHER_HEAD):
+            return 0.0
+        reference = alone
+    for path, why in (
+        ("packed", "it does not honour the mask, or its output layer is not the one assumed"),
+        ("plain", _OTHER_HEAD),
     ):
-        return float(np.abs(plain - whole).max())
-    scorer.path = "packed"
-    return float(np.abs(packed - plain).max())
+        found = _scored(Scorer(scorer.model, path), sample)
+        if _agree(found, reference, tolerance, why) and (
+            path == "plain" or _alone(scorer.model, short, packs, tolerance)
+        ):
+            scorer.path = path
+            return float(np.abs(found - reference).max())
+    return 0.0
 
 
 def _alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: float) -> bool:
@@ -85,13 +93,13 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     middle = (len(fullest.request_start) - 1) // 2
     backwards = longest.tokens[::-1]
     half = (len(longest.tokens) - longest.answer + 1) // 2
-    leaving = Request((*longest.tokens[:half], *backwards[: max(2, len(backwards) // 3)]), 2)
+    away = backwards[: min(12, max(2, len(backwards) // 3))]
     short = [
         of_shortest.request(int(_lengths(of_shortest).argmin())),
         *(fullest.request(number) for number in {max(0, middle - 1), middle}),
         Request((*backwards[:12], 0), 1),
     ]
-    return [longest, leaving], short
+    return [longest, Request((*longest.tokens[:half], *away), 2)], short
 
 
 def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack, Pack]:
@@ -141,10 +149,10 @@ def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64] | None:
 
 
 def _agree(
-    found: NDArray[np.float64] | None, reference: NDArray[np.float64] | None, most: float, why: str
+    found: NDArray[np.float64] | None, reference: NDArray[np.float64], most: float, why: str
 ) -> TypeGuard[NDArray[np.float64]]:
     """Whether log-probabilities agree; a warning where they were found and do not."""
-    if found is None or reference is None:
+    if found is None:
         return False
     difference = float(np.abs(found - reference).max())
     if difference <= most:
