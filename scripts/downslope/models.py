@@ -91,7 +91,18 @@ def empty_model(folder: Path, *, dtype: str) -> Any:
 
 
 def longest_sequence(model: Any) -> int | None:
-    """How many positions a model has, or None where its config sets no limit."""
+    """How many positions a model has, or None where its config sets no limit.
+
+    Where a longer sequence changes the positions of all its tokens (`longrope`, `dynamic`), it is
+    what comes before that: scores would depend on what a request shares a batch with.
+    """
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
+        stated = (rope, vars(config))
+        original = [some.get("original_max_position_embeddings") for some in stated]
+        if known := [value for value in original if isinstance(value, int)]:
+            return min(known)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(model.config, name, None)
         if isinstance(value, int):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from downslope import models, placement
 from downslope.errors import StudyError
-from downslope.models import empty_model, load_model, read_model
+from downslope.models import empty_model, load_model, longest_sequence, read_model
 from downslope.placement import WORKING_BYTES, placed
 from tiny_study import ROOT, make_model
 
@@ -41,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 BEGIN = f"""
 import json, logging, sys
 from pathlib import Path
+from types import SimpleNamespace
 logging.basicConfig(level=logging.DEBUG, filename=sys.argv[2])
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 import numpy as np, torch
@@ -289,3 +291,29 @@ def test_a_model_on_two_devices_gives_the_same_logits(
     with torch.inference_mode():
         one, two = (m(input_ids=torch.tensor(TOKENS)).logits for m in (spread, whole))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("given", "positions"),
+    [
+        ({"max_position_embeddings": 128}, 128),
+        (
+            {
+                "max_position_embeddings": 128,
+                "original_max_position_embeddings": 32,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                },
+            },
+            32,
+        ),
+    ],
+)
+def test_positions_that_do_not_depend_on_the_company(given: dict, positions: int) -> None:
+    import transformers
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Phi3Config(**shape, pad_token_id=0, **given)
+    assert longest_sequence(SimpleNamespace(config=config)) == positions
