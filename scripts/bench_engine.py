@@ -12,11 +12,11 @@ from pathlib import Path
 
 # Nothing may be fetched; both sides tokenise with all cores.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
-from downslope.bench import Settings, bench
-from downslope.bench_models import ARCHITECTURES, SHAPES
-from downslope.bench_page import as_frame, markdown_page, terminal_page
-from downslope.bench_rounds import TIES
-from downslope.bench_sets import SETS
+from downslope.bench.models import ARCHITECTURES, SHAPES
+from downslope.bench.page import as_frame, markdown_page, terminal_page
+from downslope.bench.rounds import LEAST_ITEMS, TIES
+from downslope.bench.run import Settings, bench
+from downslope.bench.sets import SETS
 from downslope.files import atomic_write
 from downslope.logs import log_to
 from downslope.tsv import write_tsv
@@ -58,8 +58,9 @@ def arguments() -> argparse.Namespace:
                         help=f"%(default)s, or one of {', '.join(ARCHITECTURES)}")  # fmt: skip
     parser.add_argument("--sets", type=names, default=list(SETS), metavar="A,B",
                         help=f"data sets of config/datasets.tsv ({','.join(SETS)})")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=1080,
-                        help="for all of it; fractions follow from it (%(default)s)")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=840,
+                        help="for all of it; fractions follow from it, but of each set at least "
+                        f"{LEAST_ITEMS} items are timed (%(default)s)")  # fmt: skip
     parser.add_argument("--device", default="cpu", metavar="NAME", help="%(default)s, or cuda")
     parser.add_argument("--dtype", default="float32", metavar="NAME",
                         help=f"%(default)s, or one of {', '.join(TIES)}")  # fmt: skip

@@ -12,15 +12,22 @@ import pytest
 import torch
 
 import bench_engine
-from downslope import bench, bench_harness, bench_operations
-from downslope.bench_harness import Allowance, Tried, best_of, give_up, logits_bytes, try_batches
-from downslope.bench_models import SHAPES, Shape
-from downslope.bench_operations import MatrixRate, Needed
-from downslope.bench_page import Report, as_frame, markdown_page, terminal_page
-from downslope.bench_process import FixedCost, score_in_process
-from downslope.bench_rounds import fraction
-from downslope.bench_sets import BenchSet, Layout, Work
-from downslope.bench_table import Row, in_proportion, terminal_table
+from downslope.bench.harness import (
+    Allowance,
+    Tried,
+    best_of,
+    give_up,
+    logits_bytes,
+    require_harness,
+    try_batches,
+)
+from downslope.bench.models import SHAPES, Shape
+from downslope.bench.operations import MatrixRate, Needed
+from downslope.bench.page import Report, as_frame, markdown_page, terminal_page
+from downslope.bench.process import FixedCost, score_in_process
+from downslope.bench.rounds import fraction
+from downslope.bench.sets import BenchSet, Layout, Work
+from downslope.bench.table import Row, in_proportion, terminal_table
 from downslope.errors import StudyError
 from downslope.items import Item
 from downslope.plan import write_plan
@@ -236,9 +243,9 @@ def test_an_absent_harness_is_said_with_how_to_get_it(monkeypatch):
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(bench_harness, "version", absent)
+    monkeypatch.setattr("downslope.bench.harness.version", absent)
     with pytest.raises(StudyError, match=r"lm_eval\) is not installed.*requirements-test.txt"):
-        bench_harness.require_harness()
+        require_harness()
 
 
 @pytest.mark.parametrize(
@@ -284,8 +291,8 @@ def test_a_whole_run_on_a_tiny_shape(harness, mirror, monkeypatch, tmp_path, cap
         pytest.importorskip("lm_eval")
     monkeypatch.setenv("DOWNSLOPE_MIRROR", str(mirror))
     monkeypatch.setitem(SHAPES, "tiny", Shape(hidden=64, layers=1, heads=4))
-    monkeypatch.setattr(bench_operations, "SIDE", 64)
-    monkeypatch.setattr(bench, "_in_processes", lambda *_: None)
+    monkeypatch.setattr("downslope.bench.operations.SIDE", 64)
+    monkeypatch.setattr("downslope.bench.run._in_processes", lambda *_: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     options = ["--shapes", "tiny", "--sets", "neqa,memo-trap", "--seconds", "3"]
     options += ["--out", str(tmp_path)] + ([] if harness else ["--no-harness"])

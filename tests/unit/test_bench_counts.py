@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downslope import bench_sets
-from downslope.bench_models import ARCHITECTURES, SHAPES, VOCABULARY, Shape, random_model
-from downslope.bench_operations import Costs, Needed, costs_of, needed
-from downslope.bench_sets import (
+from downslope.bench.models import ARCHITECTURES, SHAPES, VOCABULARY, Shape, random_model
+from downslope.bench.operations import Costs, Needed, costs_of, needed
+from downslope.bench.sets import (
     SETS,
     BenchSet,
     Layout,
@@ -170,7 +169,7 @@ def test_no_mirror_no_benchmark(tmp_path, monkeypatch):
     with pytest.raises(StudyError, match=r"no items to measure on.*Set DOWNSLOPE_MIRROR"):
         find_mirror()
     monkeypatch.delenv("DOWNSLOPE_MIRROR")
-    monkeypatch.setattr(bench_sets, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr("downslope.bench.sets.ROOT", tmp_path / "repository")
     with pytest.raises(StudyError, match=r"shared/data: there is no pythia_tokenizer"):
         find_mirror()
 
@@ -203,5 +202,5 @@ def test_the_mirror_is_named_or_beside_the_repository(tmp_path, monkeypatch):
     assert find_mirror() == place.resolve()
     monkeypatch.delenv("DOWNSLOPE_MIRROR")
     (tmp_path / "repository").mkdir()
-    monkeypatch.setattr(bench_sets, "ROOT", Path(tmp_path / "repository"))
+    monkeypatch.setattr("downslope.bench.sets.ROOT", Path(tmp_path / "repository"))
     assert find_mirror() == place.resolve()

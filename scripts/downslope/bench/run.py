@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from downslope.bench_harness import Harness, Tried, require_harness
-from downslope.bench_models import ARCHITECTURES, POSITIONS, SHAPES, known, random_model
-from downslope.bench_operations import MatrixRate, costs_of
-from downslope.bench_page import Report, cores
-from downslope.bench_process import fixed_cost, score_in_process
-from downslope.bench_rounds import TIES, Model, measure
-from downslope.bench_sets import (
+from downslope.bench.harness import Harness, Tried, require_harness
+from downslope.bench.models import ARCHITECTURES, POSITIONS, SHAPES, known, random_model
+from downslope.bench.operations import MatrixRate, costs_of
+from downslope.bench.page import Report, cores
+from downslope.bench.process import fixed_cost, score_in_process
+from downslope.bench.rounds import TIES, Model, measure
+from downslope.bench.sets import (
     ROOT,
     TOKENIZER,
     BenchSet,
@@ -32,7 +32,7 @@ from downslope.bench_sets import (
     find_mirror,
     read_sets,
 )
-from downslope.bench_table import Row
+from downslope.bench.table import Row
 from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.logs import duration

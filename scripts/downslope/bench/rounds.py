@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.bench_harness import (
+from downslope.bench.harness import (
     Allowance,
     Harness,
     Tried,
@@ -28,8 +28,8 @@ from downslope.bench_harness import (
     free_memory,
     try_batches,
 )
-from downslope.bench_operations import Costs, MatrixRate, wait_for
-from downslope.bench_sets import (
+from downslope.bench.operations import Costs, MatrixRate, wait_for
+from downslope.bench.sets import (
     PROTOCOL,
     BenchSet,
     Layout,
@@ -39,7 +39,7 @@ from downslope.bench_sets import (
     harness_requests,
     plan_scores,
 )
-from downslope.bench_table import Row
+from downslope.bench.table import Row
 from downslope.engine import Scorer
 from downslope.logs import duration
 from downslope.packing import computed_tokens

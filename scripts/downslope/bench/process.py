@@ -1,6 +1,6 @@
 """A scoring process from its start: how long until its first pack is scored, how much memory.
 
-    python -m downslope.bench_process BEGUN FOLDER PLAN DTYPE THREADS
+    python -m downslope.bench.process BEGUN FOLDER PLAN DTYPE THREADS
 
 does what scripts/score_checkpoint.py does, less the store: its imports, reading a plan, loading
 the checkpoint in FOLDER, the self-check, scoring the plan's packs. BEGUN is the monotonic clock
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from downslope.errors import StudyError
 
 REPEATED = 3
-SCRIPTS = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(__file__).resolve().parents[2]
 
 _IMPORTS = """\
 import sys, time, torch, transformers
@@ -76,7 +76,7 @@ def fixed_cost(folder: Path, plan: Path, *, dtype: str, threads: int, device: st
 def score_in_process(folder: Path, plan: Path, *, dtype: str, threads: int, device: str) -> Process:
     """Score a plan's packs in a process of its own."""
     more = [str(folder), str(plan), dtype, str(threads)]
-    return Process(**json.loads(_python(["-m", "downslope.bench_process"], more, device)))
+    return Process(**json.loads(_python(["-m", "downslope.bench.process"], more, device)))
 
 
 def _python(program: Sequence[str], more: Sequence[str], device: str) -> str:
@@ -101,9 +101,9 @@ def _python(program: Sequence[str], more: Sequence[str], device: str) -> str:
 def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> None:
     import score_checkpoint  # noqa: F401  for what it imports
     from downslope.plan import read_plan
-    from downslope.scoring import TaskJob, load_scorer
+    from downslope.scoring import load_scorer
     from downslope.self_check import choose_path
-    from downslope.store import TaskStore
+    from downslope.store import TaskJob, TaskStore
 
     made = read_plan(plan)
     job = TaskJob(made, TaskStore(plan.parent / "store", "bench", "none"), "")

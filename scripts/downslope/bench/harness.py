@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from downslope.bench_models import VOCABULARY
-from downslope.bench_operations import wait_for
-from downslope.bench_sets import PROTOCOL, Asked, BenchSet, Layout, Work, harness_requests
+from downslope.bench.models import VOCABULARY
+from downslope.bench.operations import wait_for
+from downslope.bench.sets import PROTOCOL, Asked, BenchSet, Layout, Work, harness_requests
 from downslope.errors import StudyError
 from downslope.logs import duration
 from downslope.protocols import PROTOCOLS

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from downslope.bench_harness import Tried
-from downslope.bench_operations import SIDE, MatrixRate
-from downslope.bench_process import FixedCost
-from downslope.bench_table import Row, grouped, markdown_table, seconds_text, terminal_table
+from downslope.bench.harness import Tried
+from downslope.bench.operations import SIDE, MatrixRate
+from downslope.bench.process import FixedCost
+from downslope.bench.table import Row, grouped, markdown_table, seconds_text, terminal_table
 
 WIDTH = 120
 FIXED_GOAL, MEMORY_GOAL = 1.5, 1e9

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.bench_operations import Needed, needed
+from downslope.bench.operations import Needed, needed
 from downslope.errors import StudyError
 from downslope.items import Item, parse_items
 from downslope.packing import computed_tokens
@@ -26,7 +26,7 @@ from downslope.protocols import PROTOCOLS, ScoringProtocol
 from downslope.tables import read_table, read_text
 from downslope.tokenization import FolderTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SETS = ("truthfulqa", "memo-trap", "neqa", "hindsight-neglect")
 TOKENIZER = "pythia_tokenizer/tokenizer.json"
 PROTOCOL = "michaelov2023"

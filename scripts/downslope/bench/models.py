@@ -43,11 +43,7 @@ SHAPES = {
 
 
 def _gpt_neox(shape: Shape) -> dict[str, Any]:
-    return {
-        **_common(shape),
-        "intermediate_size": 4 * shape.hidden,
-        "max_position_embeddings": POSITIONS,
-    }
+    return {**_common(shape), "intermediate_size": 4 * shape.hidden}
 
 
 def _gpt2(shape: Shape) -> dict[str, Any]:
@@ -66,7 +62,6 @@ def _opt(shape: Shape) -> dict[str, Any]:
         **_common(shape),
         "ffn_dim": 4 * shape.hidden,
         "word_embed_proj_dim": shape.hidden,
-        "max_position_embeddings": POSITIONS,
     }
 
 
@@ -74,7 +69,6 @@ def _llama(shape: Shape) -> dict[str, Any]:
     return {
         **_common(shape),
         "intermediate_size": -(-8 * shape.hidden // (3 * 128)) * 128,
-        "max_position_embeddings": POSITIONS,
     }
 
 
@@ -84,6 +78,7 @@ def _common(shape: Shape) -> dict[str, Any]:
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
+        "max_position_embeddings": POSITIONS,
     }
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
-from downslope.bench_operations import Needed
-from downslope.bench_sets import Work
+from downslope.bench.operations import Needed
+from downslope.bench.sets import Work
 
 
 @dataclass(frozen=True)
