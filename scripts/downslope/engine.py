@@ -37,7 +37,7 @@ _SHORT_OF_MEMORY = (
 )
 
 LEAST_INNER = 16
-"""Tokens of the smallest inner block; where even that does not fit, memory is really short."""
+"""Tokens of the smallest part of a pack; where even that does not fit, memory is really short."""
 
 Scores = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Log-likelihood (natural log) and greedy flag of each request of a pack."""
@@ -59,6 +59,7 @@ class Scorer:
     path: str = "packed"
     inner: int | None = None
     _stem: tuple[bytes, KeyValues | None] = field(default=(b"", None), repr=False)
+    _pass: tuple[int, int] = field(default=(0, 0), repr=False)  # its tokens, the fewest possible
 
     @property
     def device(self) -> torch.device:
@@ -97,31 +98,27 @@ class Scorer:
 
     @torch.inference_mode()
     def _launch(self, pack: Pack) -> Found:
-        """Score a pack; out of memory, once more with passes of half the tokens, and so on."""
+        """Score a pack; out of memory, once more with passes of half the tokens, and so on, down to
+        LEAST_INNER of a pack (`packed`) or to a sequence by itself."""
         while True:
             try:
                 return self._packed(pack) if self.path == "packed" else self._plain(pack)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                largest = self.inner or self._tokens_at_once(pack)
-                if largest <= LEAST_INNER or self.path == "whole":
+                tokens, least = self._pass
+                if tokens <= least:
                     raise
-                self.inner = max(LEAST_INNER, largest // 2)
+                self.inner = max(least, tokens // 2)
                 self._stem = (b"", None)
             # Outside the handler, whose traceback holds on to the tensors of the failed pass.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             logging.getLogger("downslope").warning(
-                "out of memory: at most %d tokens are computed at once from here on; scores change "
-                "by rounding only",
-                self.inner,
+                "out of memory: at most %d tokens%s are computed at once from here on; scores "
+                "change by rounding only",
+                *(self.inner, "" if self.path == "packed" else ", or one longer sequence,"),
             )
-
-    def _tokens_at_once(self, pack: Pack) -> int:
-        if self.path == "packed":
-            return max(len(pack.tokens), len(pack.stem))
-        return min(PLAIN_BATCH_TOKENS, int(pack.depth.max() + 1) * len(pack.tokens))
 
     def _packed(self, pack: Pack) -> Found:
         if not len(pack.stem):
@@ -159,7 +156,8 @@ class Scorer:
 
         Keys and values of all tokens are left in `kept`, if given.
         """
-        size = self.inner or len(tokens)
+        size = min(self.inner or len(tokens), len(tokens))
+        self._pass = size, LEAST_INNER
         stem = int(depth[0])
         rows = []
         for first in range(0, len(tokens), size):
@@ -192,6 +190,7 @@ class Scorer:
         for batch in _batches(lengths, most):
             # Right padding follows what is scored, so a causal model never sees it: no mask.
             ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
+            self._pass = ids.size, ids.shape[1]
             for number, leaf in enumerate(batch):
                 sequence = np.concatenate([pack.stem, pack.tokens[pack.path(int(nodes[leaf]))]])
                 ids[number, : len(sequence)] = sequence

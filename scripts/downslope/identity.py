@@ -13,8 +13,6 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 
-CONFIG = "config.json"
-
 SCORING_MODULES = (
     *("attention.py", "engine.py", "head.py", "models.py", "packing.py", "scoring.py"),
     "self_check.py",
@@ -47,7 +45,9 @@ def model_digest(files: Iterable[tuple[str, str]]) -> str:
     """
     files = list(files)
     if any(is_weights(file) for file, _ in files):
-        files = [(file, digest) for file, digest in files if is_weights(file) or file == CONFIG]
+        files = [
+            (file, digest) for file, digest in files if is_weights(file) or file == "config.json"
+        ]
     lines = sorted(f"{file} {digest}" for file, digest in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 

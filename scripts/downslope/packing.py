@@ -26,9 +26,9 @@ it, so three numbers per token say everything:
                   (3, ran) (4, off)       request 2: targets 2 and 3
 
 A pack holds whole requests and at most `pack_tokens` tokens, or a quarter more than its first
-request where that is longer (so that the choices of a long prompt stay together). Where a new
-pack begins, the beginning that its first request shares with the
-pack before is computed again; boundaries are chosen so that this costs least.
+request where that is longer (so that the choices of a long prompt stay together). Where a new pack
+begins, the beginning that its first request shares with the pack before is computed again;
+boundaries are chosen so that this costs least.
 
 A beginning that many packs share (the examples before every question) is their stem: computed
 once, before the first of them, and no part of their tokens. All tokens of a pack descend from its
@@ -78,11 +78,6 @@ class Pack:
     target_token: Ints
     request_start: Ints
     request_targets: Ints
-
-    def ancestors(self) -> NDArray[np.bool_]:
-        """(tokens, tokens) mask: row i may attend to column j. All may attend to the stem."""
-        i = np.arange(len(self.tokens))
-        return (i[None, :] <= i[:, None]) & (i[:, None] < self.end[None, :])
 
     def request(self, number: int) -> Request:
         """The request as it was before it was laid out."""

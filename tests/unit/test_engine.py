@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from downslope import engine, head
 from downslope.attention import attend, sight_of
-from downslope.engine import Scorer
+from downslope.engine import LEAST_INNER, Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
@@ -391,6 +391,33 @@ def test_memory_that_does_not_suffice_for_anything_is_an_error(
     monkeypatch.setattr(model.base_model, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         Scorer(model).score_pack(packs[0])
+
+
+@pytest.mark.parametrize("path", ["packed", "plain"])
+def test_no_pass_that_ran_out_of_memory_is_repeated_as_it_was(
+    model: Any,
+    long_requests: list[Request],
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pack is halved down to the smallest part, and batches down to single sequences."""
+    asked: list[tuple[int, int]] = []
+
+    def never(**given: Any) -> Any:
+        asked.append(tuple(given["input_ids"].shape))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    packs, _ = pack_requests(long_requests, 80)
+    longest = int(packs[0].depth.max()) + 1
+    monkeypatch.setattr(model.base_model, "forward", never)
+    scorer = Scorer(model, path, inner=1500)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.score_pack(packs[0])
+    assert len(asked) == len(set(asked)) > 1
+    assert asked[-1] == (1, LEAST_INNER if path == "packed" else longest)
+    assert len(caplog.records) == len(asked) - 1, "said as often as there was something to try"
+    assert ("or one longer sequence" in caplog.text) == (path == "plain")
 
 
 @pytest.mark.parametrize("block", [4, 32])

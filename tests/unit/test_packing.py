@@ -23,7 +23,7 @@ def test_the_picture() -> None:
     assert pack.tokens.tolist() == [THE, CAT, SAT, DOG, RAN]
     assert pack.depth.tolist() == [0, 1, 2, 1, 2]
     assert pack.end.tolist() == [5, 3, 3, 5, 5]
-    assert pack.ancestors().astype(int).tolist() == [
+    assert [[int(j in pack.path(i)) for j in range(5)] for i in range(5)] == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -179,6 +179,14 @@ def test_groups_have_their_own_stems_and_none_where_it_saves_nothing() -> None:
     assert {len(pack.stem) for pack in packs} == {0}, "each group fits into a pack"
     packs, _ = pack_requests(grouped(1, 20, 0, 10), 50)
     assert {len(pack.stem) for pack in packs} == {0}, "three tokens save less than a pass costs"
+
+
+def test_groups_without_a_stem_share_packs_beside_one_that_has_its_own() -> None:
+    """One group fills three packs of 80. The others of 33 tokens have no stem: two fit into one."""
+    others = grouped(5, 2, 10, 10)[2:]
+    packs, _ = pack_requests([*grouped(1, 20, 47, 10), *others], 80)
+    assert [len(pack.stem) for pack in packs] == [50, 50, 50, 0, 0]
+    assert [len(pack.tokens) for pack in packs[3:]] == [63, 63]
 
 
 def test_a_stem_ends_before_the_first_answer_is_predicted() -> None:

@@ -106,13 +106,49 @@ def test_the_tokenizers_digest_ignores_formatting_and_sees_the_vocabulary(
     import json
 
     content = json.loads((byte_tokenizer / "tokenizer.json").read_text())
-    content["padding"] = {"strategy": "BatchLongest"}
+    content["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    content["truncation"] = {
+        "direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=7))
     assert tokenizer_digest(tmp_path) == tokenizer_digest(byte_tokenizer)
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert tokenizer_digest(tmp_path) != tokenizer_digest(byte_tokenizer)
+
+
+def test_the_tokenizers_digest_sees_what_the_library_makes_of_the_same_file(
+    byte_tokenizer: Path, tmp_path: Path
+) -> None:
+    """Beside a Qwen 2 every digit is a token by itself, whatever its tokenizer.json says."""
+    import json
+
+    content = json.loads((byte_tokenizer / "tokenizer.json").read_text())
+    content["model"]["vocab"]["12"] = len(content["model"]["vocab"])
+    content["model"]["merges"] = [["1", "2"]]
+    found = {}
+    for kind in ("gpt_neox", "qwen2", ""):
+        folder = tmp_path / f"model-{kind}"
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPTNeoXTokenizer"}')
+        if kind:
+            (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        (ids,) = FolderTokenizer(folder)(["12"], special_tokens=False)
+        found[kind] = len(ids), tokenizer_digest(folder)
+    assert found["gpt_neox"] == found[""]
+    assert (found["gpt_neox"][0], found["qwen2"][0]) == (1, 2)
+    assert found["gpt_neox"][1] != found["qwen2"][1]
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": "none"}')
+    with pytest.raises(StudyError, match="its tokenizer cannot be loaded"):
+        tokenizer_digest(tmp_path)
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
