@@ -1,5 +1,6 @@
 # make demo        train, score and analyse a tiny suite of models: minutes, two cores
 # make published   the 768 published accuracies of Michaelov & Bergen (2023): Table 1, Figure 1
+# make status      checkpoints and tasks: done, running, queued, failed, waiting (STUDY=folder)
 # make cost        GPU hours, download and disk of a study before anything starts (STUDY=folder)
 # make bench       the engine beside lm-evaluation-harness, on this machine: up to 20 minutes
 # make test        every test
@@ -25,7 +26,7 @@ export PATH := $(BIN):$(PATH)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules host
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo published cost bench test check format clean
+.PHONY: help demo published status cost bench test check format clean
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
@@ -58,6 +59,9 @@ demo published: %: $(VENV)/installed runs/%/config
 	@echo "Effects   runs/$@/results/stats/effects.tsv, by six methods"
 	@echo "Cells     runs/$@/results/cells.tsv"
 
+status: $(VENV)/installed
+	@$(BIN)/python scripts/show_status.py $(STUDY) $(STATUS)
+
 cost: $(VENV)/installed
 	@$(SNAKEMAKE) --directory $(STUDY) -- cost
 
@@ -65,7 +69,7 @@ bench: $(VENV)/installed-test
 	$(BIN)/python scripts/bench_engine.py $(BENCH)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

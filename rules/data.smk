@@ -83,3 +83,21 @@ rule make_plan:
         ),
     script:
         "../scripts/make_plan.py"
+
+
+# What scoring depends on: with every plan as an input of every checkpoint, a thousand of them
+# would make a DAG that takes Snakemake half a minute to look through.
+rule list_plans:
+    input:
+        lambda w: [
+            f"resources/plans/{w.tokenizer}/{task}.safetensors" for task in TASKS
+        ],
+    output:
+        "resources/plans/{tokenizer}.tsv",
+    log:
+        "logs/plans/{tokenizer}.log",
+    localrule: True
+    conda:
+        "../envs/stats.yaml"
+    script:
+        "../scripts/list_plans.py"

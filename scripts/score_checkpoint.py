@@ -3,29 +3,34 @@
 import csv
 import gc
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Until the model is loaded there is next to no garbage, and looking for it takes its time.
 gc.disable()
-# Scoring has its files at hand; nothing may be fetched and no token is needed.
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-    os.environ.pop(_name, None)
+# Scoring has its files at hand; nothing may be fetched, and no library needs a secret.
+for _name in list(os.environ):
+    if re.search(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)", _name):
+        os.environ.pop(_name)
+os.environ.update(HF_HUB_OFFLINE="1", HF_TOKEN_PATH=os.devnull, TOKENIZERS_PARALLELISM="false")
+from downslope.claim import claimed  # noqa: E402
 from downslope.identity import model_digest, score_identity  # noqa: E402
 from downslope.logs import log_to  # noqa: E402
-from downslope.plan import read_plan  # noqa: E402
-from downslope.store import TaskStore  # noqa: E402
+from downslope.plan_list import listed_plans  # noqa: E402
+from downslope.store import TaskJob, TaskStore, unfinished  # noqa: E402
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+    from downslope.engine import Scorer
 
 
 def main(
     folder: str,
     manifest: str,
-    plans: Sequence[str],
+    plans: str,
     tasks: Sequence[str],
     store: str,
     dtype: str,
@@ -34,27 +39,28 @@ def main(
     outputs: Sequence[str],
     log: str,
 ) -> None:
-    with log_to(log) as logger:
-        from downslope.engine import Scorer
-        from downslope.scoring import TaskJob, load_scorer, score_tasks
-
+    # A twin of this job (submitted by a Snakemake that was killed) is waited for before anything
+    # is loaded; what it has scored is then found in the store.
+    with log_to(log) as logger, claimed(Path(store)) as claim:
         with open(manifest, encoding="utf-8", newline="") as table:
             files = csv.DictReader(table, delimiter="\t")
             weights = model_digest((row["file"], row["digest"]) for row in files)
-        jobs: list[TaskJob] = []
-
-        def load() -> Scorer:
-            scorer = load_scorer(Path(folder), jobs, dtype=dtype, threads=threads)
-            gc.enable()
-            return scorer
-
-        for task, path in zip(tasks, plans, strict=True):
-            plan = read_plan(Path(path))
+        jobs = []
+        for task, plan in zip(tasks, listed_plans(Path(plans), tasks), strict=True):
             identity, parts = score_identity(
                 plan=plan.digest, weights=weights, dtype=dtype, modules=modules
             )
-            jobs.append(TaskJob(plan, TaskStore(Path(store), task, identity), parts))
-        score_tasks(jobs, load)
+            jobs.append(TaskJob(plan, TaskStore(Path(store), task, identity, claim.confirm), parts))
+        if unfinished(jobs):
+            # Seconds, and gigabytes on a GPU: only now is it known that they are needed.
+            from downslope.scoring import load_scorer, score_tasks
+
+            def load() -> "Scorer":
+                scorer = load_scorer(Path(folder), jobs, dtype=dtype, threads=threads)
+                gc.enable()
+                return scorer
+
+            score_tasks(jobs, load)
         for job, output in zip(jobs, outputs, strict=True):
             job.store.publish(Path(output))
         logger.info("published %d tasks", len(outputs))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from downslope.errors import StudyError
@@ -26,7 +26,9 @@ def log_to(path: str | Path | None) -> Iterator[logging.Logger]:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        Path(path).write_bytes(b"")
+        # Appending: where two jobs have the same log, neither writes over the other's lines.
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
     root, log = logging.getLogger(), logging.getLogger("downslope")
     # Libraries are heard when they warn; what they do at other times is their affair.
     log.setLevel(logging.INFO)
@@ -50,31 +52,34 @@ def log_to(path: str | Path | None) -> Iterator[logging.Logger]:
 class Progress:
     """Lines such as `scored 329 of 500 requests (66%), 82.0/s, 2 s left`, at most one a period.
 
-    Whole lines without carriage returns, one a minute by default: jobs share a terminal, and
-    a log file is watched with `tail -f`.
+    Whole lines without carriage returns, one a minute by default, the first one sooner: jobs
+    share a terminal, and a log file is watched with `tail -f`. What `more` says ends each line.
     """
 
     def __init__(
-        self, what: str, total: int, *, noun: str, done: int = 0, period: float = 60.0
+        self, what: str, total: int, *, noun: str, period: float = 60.0, soon: float = 10.0
     ) -> None:
         self.what, self.total, self.noun, self.period = what, total, noun, period
-        self._first = done
-        self._start = self._last = time.monotonic()
+        self.more: Callable[[], str] = str
+        self._done = 0
+        self._start = time.monotonic()
+        self._next = self._start + min(soon, period)
         self._log = logging.getLogger("downslope")
 
-    def update(self, done: int) -> None:
-        """Report that `done` of the total are finished; writes when a period has passed."""
+    def advance(self, count: int) -> None:
+        """Report that `count` more are finished; writes when it is time, and at the end."""
+        self._done += count
         now = time.monotonic()
-        if now - self._last < self.period and done < self.total:
+        if now < self._next and self._done < self.total:
             return
-        self._last = now
-        rate = (done - self._first) / max(now - self._start, 1e-9)
-        left = (self.total - done) / rate if rate > 0 else float("inf")
-        share = done / self.total if self.total else 1.0
-        tail = "" if done >= self.total else f", {duration(left)} left"
+        self._next = now + self.period
+        rate = self._done / max(now - self._start, 1e-9)
+        left = (self.total - self._done) / rate if rate > 0 else float("inf")
+        share = self._done / self.total if self.total else 1.0
+        tail = "" if self._done >= self.total else f", {duration(left)} left"
         self._log.info(
-            "%s %d of %d %s (%.0f%%), %.1f/s%s",
-            *(self.what, done, self.total, self.noun, 100 * share, rate, tail),
+            "%s %d of %d %s (%.0f%%), %.1f/s%s%s",
+            *(self.what, self._done, self.total, self.noun, 100 * share, rate, tail, self.more()),
         )
 
 

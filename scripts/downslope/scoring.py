@@ -9,36 +9,28 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
 from downslope.packing import computed_tokens
-from downslope.plan import Plan
 from downslope.self_check import choose_path
-from downslope.store import TaskStore
+from downslope.store import TaskJob, unfinished
 from downslope.tokenization import tokenizer_digest
 
 SAVE_EVERY = 5.0
 """Seconds of work that a killed job may lose, beside the pack that it was at."""
-
-
-@dataclass
-class TaskJob:
-    """A task to be scored: its plan, where its scores are kept, and the identity's parts."""
-
-    plan: Plan
-    store: TaskStore
-    parts: str
 
 
 def score_tasks(
@@ -50,12 +42,11 @@ def score_tasks(
     """Complete the store for all jobs; `load` is called once, and only if something is missing.
 
     Raises StudyError for a non-finite log-likelihood (naming the item) and for a model that
-    cannot read what the plan asks; both leave a marker in the store.
+    cannot read what the plan asks; both leave a marker in the store. Whatever ends it early,
+    SIGTERM too, finished packs are saved.
     """
     log = logging.getLogger("downslope")
-    missing = [job for job in jobs if not job.store.finished.is_file()]
-    for job in missing:
-        job.store.refuse_known_failure()
+    missing = unfinished(jobs)
     log.info("%d of %d tasks are in the store already", len(jobs) - len(missing), len(jobs))
     if not missing:
         return
@@ -64,8 +55,13 @@ def score_tasks(
         _require_length(job, scorer)
     self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
-    for job in missing:
-        _score_task(job, scorer, self_check, save_every)
+    tasks = [_Task(job, *job.store.load_packs(job.plan)) for job in missing]
+    tokens = sum(len(task.job.plan.packs[k].tokens) for task in tasks for k in task.waiting)
+    progress = Progress("scored", tokens, noun="tokens")
+    for number, task in enumerate(tasks, start=1):
+        place = f"{task.job.store.task} ({number} of {len(tasks)} tasks)"
+        progress.more = partial(_standing, place, scorer)
+        _score_task(task, scorer, self_check, save_every, progress)
 
 
 def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: int) -> Scorer:
@@ -111,54 +107,98 @@ def _fail(job: TaskJob, what: str, remedy: str) -> None:
     raise error
 
 
-def _score_task(job: TaskJob, scorer: Scorer, self_check: float, save_every: float) -> None:
+@dataclass
+class _Task:
+    """A task that is being scored: its arrays over all requests, and the packs that were found."""
+
+    job: TaskJob
+    loglikelihood: NDArray[np.float32]
+    greedy: NDArray[np.bool_]
+    found: set[int]
+    unsaved: list[int] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> list[int]:
+        return [k for k in range(len(self.job.plan.packs)) if k not in self.found]
+
+    def save(self) -> None:
+        """Store the packs that were finished since the last time."""
+        if self.unsaved:
+            self.job.store.save_packs(self.job.plan, self.unsaved, self.loglikelihood, self.greedy)
+        self.unsaved = []
+
+
+def _score_task(
+    task: _Task, scorer: Scorer, self_check: float, save_every: float, progress: Progress
+) -> None:
     log = logging.getLogger("downslope")
-    plan, store = job.plan, job.store
+    plan, store = task.job.plan, task.job.store
     begun, clock = _now(), time.monotonic()
-    loglikelihood, greedy, done = store.load_packs(plan)
-    offsets = plan.request_offsets
-    waiting = [k for k in range(len(plan.packs)) if k not in done]
-    found = int(np.diff(offsets)[sorted(done)].sum()) if done else 0
-    log.info("%s: %d of %d packs found, scoring %d", store.task, len(done), len(plan.packs),
+    waiting, packs = task.waiting, len(plan.packs)
+    log.info("%s: %d of %d packs found, scoring %d", store.task, len(task.found), packs,
              len(waiting))  # fmt: skip
-    progress = Progress(f"{store.task}: scored", int(offsets[-1]), done=found, noun="requests")
-    unsaved: list[int] = []
-    saved = time.monotonic()
-    for k, scores in zip(waiting, scorer.score_packs(plan.packs[k] for k in waiting), strict=True):
-        span = slice(offsets[k], offsets[k + 1])
-        loglikelihood[span], greedy[span] = scores
-        if not np.isfinite(loglikelihood[span]).all():
-            request = int(offsets[k]) + int(np.flatnonzero(~np.isfinite(loglikelihood[span]))[0])
-            _fail(
-                job,
-                f"log-likelihood of {plan.row_of_request(request)} is {loglikelihood[request]}",
-                "The weights are damaged or overflow in this dtype; try another dtype, or mark "
-                "the checkpoint known_bad.",
-            )
-        unsaved.append(k)
-        found += int(offsets[k + 1] - offsets[k])
-        if time.monotonic() - saved >= save_every:
-            store.save_packs(plan, unsaved, loglikelihood, greedy)
-            unsaved, saved = [], time.monotonic()
-        progress.update(found)
-    tokens = computed_tokens([plan.packs[k] for k in waiting])
-    seconds = time.monotonic() - clock
-    job_facts = {
-        **environment(scorer),
-        "begun": begun,
-        "ended": _now(),
-        "seconds": round(seconds, 3),
-        "packs": len(plan.packs),
-        "packs_found": len(done),
-        "packs_scored": len(waiting),
-        "tokens_computed": tokens,
-        "self_check": None if np.isnan(self_check) else self_check,
-    }
-    store.finish(plan.scores(loglikelihood, greedy), job.parts, job_facts)
+    try:
+        _score_packs(task, waiting, scorer, save_every, progress)
+        tokens = computed_tokens([plan.packs[k] for k in waiting])
+        seconds = time.monotonic() - clock
+        job_facts = {
+            **environment(scorer),
+            "begun": begun,
+            "ended": _now(),
+            "seconds": round(seconds, 3),
+            "packs": packs,
+            "packs_found": len(task.found),
+            "packs_scored": len(waiting),
+            "tokens_computed": tokens,
+            "self_check": None if np.isnan(self_check) else self_check,
+        }
+        store.finish(plan.scores(task.loglikelihood, task.greedy), task.job.parts, job_facts)
+    except BaseException:
+        _save_at_the_end(task)
+        raise
     log.info(
         "%s: %d packs in %.1f s, %.0f tokens/s, peak memory %s", store.task, len(waiting), seconds,
         tokens / max(seconds, 1e-9), _peak(job_facts),
     )  # fmt: skip
+
+
+def _score_packs(
+    task: _Task, waiting: Sequence[int], scorer: Scorer, save_every: float, progress: Progress
+) -> None:
+    plan, saved = task.job.plan, time.monotonic()
+    offsets = plan.request_offsets
+    for k, scores in zip(waiting, scorer.score_packs(plan.packs[k] for k in waiting), strict=True):
+        span = slice(offsets[k], offsets[k + 1])
+        task.loglikelihood[span], task.greedy[span] = scores
+        finite = np.isfinite(task.loglikelihood[span])
+        if not finite.all():
+            request = int(offsets[k]) + int(np.flatnonzero(~finite)[0])
+            _fail(
+                task.job,
+                f"log-likelihood of {plan.row_of_request(request)} is "
+                f"{task.loglikelihood[request]}",
+                "The weights are damaged or overflow in this dtype; try another dtype, or mark "
+                "the checkpoint known_bad.",
+            )
+        task.unsaved.append(k)
+        if time.monotonic() - saved >= save_every:
+            task.save()
+            saved = time.monotonic()
+        progress.advance(len(plan.packs[k].tokens))
+
+
+def _save_at_the_end(task: _Task) -> None:
+    """Save what is finished when something else has gone wrong, which is what must be reported."""
+    log = logging.getLogger("downslope")
+    if task.job.store.finished.is_file():
+        return
+    count = len(task.unsaved)
+    try:
+        task.save()
+    except (StudyError, OSError) as error:
+        log.warning("%s: %d packs are not saved: %s", task.job.store.task, count, error)
+    else:
+        log.info("%s: stopped early; all finished packs are saved", task.job.store.task)
 
 
 def _peak(facts: Mapping[str, Any]) -> str:
@@ -167,6 +207,18 @@ def _peak(facts: Mapping[str, Any]) -> str:
     if "peak_gpu_bytes" in facts:
         words += f", on the GPU {facts['peak_gpu_bytes'] / 1e9:.1f} GB"
     return words
+
+
+def _standing(place: str, scorer: Scorer) -> str:
+    return f"; {place}, peak memory {_peak(_memory(scorer))}"
+
+
+def _memory(scorer: Scorer) -> dict[str, int]:
+    """Bytes of peak memory, of the process and of the GPU."""
+    peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if scorer.device.type == "cuda":
+        peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(scorer.device)
+    return peak
 
 
 def environment(scorer: Scorer) -> Mapping[str, Any]:
@@ -185,11 +237,9 @@ def environment(scorer: Scorer) -> Mapping[str, Any]:
         **{name: version(name) for name in ("torch", "transformers", "numpy")},
     }
     facts["threads"] = torch.get_num_threads()
-    facts["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
-    return facts
+    return facts | _memory(scorer)
 
 
 def _now() -> str:

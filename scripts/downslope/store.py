@@ -5,14 +5,18 @@
     {folder}/{task}.{identity}.failed            a failure that repeating cannot mend
 
 The store is no declared output of a rule, so it survives a job that fails. Every file appears
-whole, by renaming; a killed job loses what it had not yet written and nothing else.
+whole, by renaming; a killed job loses what it had not yet written and nothing else. One process
+at a time writes (see `claim`); it makes sure of that before each file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +32,24 @@ from downslope.plan import Plan
 
 _KEY = b"downslope"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _nobody_else() -> None:
+    """The writer is alone."""
+
 
 @dataclass
 class TaskStore:
-    """What is known of one task's scores for one checkpoint under one identity."""
+    """What is known of one task's scores for one checkpoint under one identity.
+
+    `confirm` is called before each write and raises where another process has taken over.
+    """
 
     folder: Path
     task: str
     identity: str
+    confirm: Callable[[], None] = _nobody_else
 
     @property
     def finished(self) -> Path:
@@ -63,6 +77,17 @@ class TaskStore:
             done.update(np.unique(table["pack"].to_numpy()).tolist())
         return loglikelihood, greedy, done
 
+    def packs_stored(self) -> int:
+        """How many packs of an unfinished task are stored, by the names of files alone.
+
+        A file holds the packs from its first to its last that no earlier one had.
+        """
+        packs: set[int] = set()
+        for path in self._packs.glob("*-*.parquet"):
+            first, last = map(int, path.stem.split("-"))
+            packs.update(range(first, last + 1))
+        return len(packs)
+
     def save_packs(
         self,
         plan: Plan,
@@ -82,25 +107,25 @@ class TaskStore:
                 "greedy": pa.array(greedy[request]),
             }
         )
-        with atomic_write(self._packs / f"{packs[0]:06d}-{packs[-1]:06d}.parquet") as temporary:
+        with self._write(self._packs / f"{packs[0]:06d}-{packs[-1]:06d}.parquet") as temporary:
             pq.write_table(table, temporary)
 
     def finish(self, scores: pa.Table, parts: str, job: Mapping[str, Any]) -> None:
         """Write the finished task with its identity, the identity's parts and the job's facts."""
         facts = {"identity": self.identity, "parts": json.loads(parts), "job": dict(job)}
         table = scores.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
-        with atomic_write(self.finished) as temporary:
+        with self._write(self.finished) as temporary:
             pq.write_table(table, temporary)
         shutil.rmtree(self._packs, ignore_errors=True)
 
     def publish(self, output: Path) -> None:
         """Copy the finished task to a declared output."""
-        with atomic_write(output) as temporary:
+        with self._write(output) as temporary:
             shutil.copyfile(self.finished, temporary)
 
     def fail(self, message: str) -> None:
         """Leave a marker, so that a retry stops before it loads anything."""
-        with atomic_write(self.marker) as temporary:
+        with self._write(self.marker) as temporary:
             temporary.write_text(message + "\n", encoding="utf-8")
 
     def refuse_known_failure(self) -> None:
@@ -110,8 +135,43 @@ class TaskStore:
                 f"failed before, and nothing that it depends on has changed: "
                 f"{self.marker.read_text(encoding='utf-8').strip()}",
                 where=f"task {self.task}",
-                remedy=f"Mend the cause; to try once more all the same, delete {self.marker}.",
+                remedy="Mend the cause. Where that changes neither weights nor plan (a tokenizer's "
+                f"file, a machine), or to try once more all the same, delete {self.marker}.",
             )
+
+    @contextlib.contextmanager
+    def _write(self, path: Path) -> Iterator[Path]:
+        """`atomic_write` by the one who may; StudyError where the disk is full."""
+        self.confirm()
+        try:
+            with atomic_write(path) as temporary:
+                yield temporary
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise StudyError(
+                f"cannot be written, the disk or its quota is full ({os.strerror(error.errno)})",
+                where=str(path),
+                remedy="Make room and run again: nothing is half-written, what is stored is kept, "
+                "and only the rest is scored.",
+            ) from None
+
+
+@dataclass
+class TaskJob:
+    """A task to be scored: its plan, where its scores are kept, and the identity's parts."""
+
+    plan: Plan
+    store: TaskStore
+    parts: str
+
+
+def unfinished(jobs: Sequence[TaskJob]) -> list[TaskJob]:
+    """Those of the jobs whose scores are missing; StudyError where one is known to fail."""
+    missing = [job for job in jobs if not job.store.finished.is_file()]
+    for job in missing:
+        job.store.refuse_known_failure()
+    return missing
 
 
 def read_scores(path: Path) -> tuple[pa.Table, dict[str, Any]]:

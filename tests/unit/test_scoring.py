@@ -309,12 +309,13 @@ def test_a_log_shows_whole_lines_with_rate_and_time_left(caplog: pytest.LogCaptu
     from downslope.logs import Progress
 
     with caplog.at_level(logging.INFO, logger="downslope"):
-        progress = Progress("a: scored", 500, noun="requests", period=0.0)
+        progress = Progress("scored", 500, noun="tokens", period=0.0)
+        progress.more = lambda: "; alpha (1 of 2 tasks)"
         time.sleep(0.01)
-        progress.update(250)
-        quiet = Progress("a: scored", 500, noun="requests", period=60.0)
-        quiet.update(250)
+        progress.advance(250)
+        quiet = Progress("scored", 500, noun="tokens", period=60.0)
+        quiet.advance(250)
     assert len(caplog.messages) == 1, "within a period nothing is written"
-    assert caplog.messages[0].startswith("a: scored 250 of 500 requests (50%), ")
-    assert caplog.messages[0].endswith(" s left")
+    assert caplog.messages[0].startswith("scored 250 of 500 tokens (50%), ")
+    assert caplog.messages[0].endswith(" s left; alpha (1 of 2 tasks)")
     assert "\r" not in caplog.text

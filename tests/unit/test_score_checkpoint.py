@@ -1,0 +1,248 @@
+"""The scoring job as a process: twins, signals, a full disk, secrets, and failures for good."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_scoring import job_of, plan_of
+
+from downslope.claim import CLAIM, ClaimLost, claimed
+from downslope.engine import Scorer
+from downslope.errors import StudyError
+from downslope.identity import model_digest
+from downslope.models import load_model
+from downslope.plan import write_plan
+from downslope.scoring import score_tasks
+from downslope.store import TaskJob, TaskStore, read_scores
+from downslope.tokenization import FolderTokenizer
+from downslope.weights import fingerprint
+from tiny_study import ROOT, make_model, write_tsv_rows
+
+TASKS = ("a", "b")
+
+# A scoring job of which the test can slow down the packs, limit the size of files, and see at the
+# end whether it has imported torch.
+PROGRAM = """
+import json, os, resource, sys, time
+settings = json.loads(sys.argv[1])
+if settings["largest_file"]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (settings["largest_file"],) * 2)
+import score_checkpoint
+if settings["pause"]:
+    from downslope.engine import Scorer
+    score = Scorer.score_packs
+    def slowly(self, packs):
+        for scores in score(self, packs):
+            time.sleep(settings["pause"])
+            yield scores
+    Scorer.score_packs = slowly
+try:
+    score_checkpoint.main(**settings["job"])
+finally:
+    print(json.dumps({"torch": "torch" in sys.modules, "names": sorted(os.environ)}))
+"""
+
+
+class Job:
+    """One checkpoint with two tasks in a folder, and processes that score it."""
+
+    def __init__(self, folder: Path, *, spoilt: bool = False) -> None:
+        self.folder, self.model = folder, folder / "model"
+        self.store, self.log = folder / "store", folder / "log.txt"
+        make_model(self.model, seed=3)
+        if spoilt:
+            spoil(self.model)
+        files = fingerprint(self.model)
+        write_tsv_rows(
+            folder / "manifest.tsv", list(files.columns), files.to_dict(orient="records")
+        )
+        self.plans = [plan_of(self.model, task, 40) for task in TASKS]
+        for plan in self.plans:
+            write_plan(plan, folder / f"{plan.facts['task']}.safetensors")
+        self.outputs = [folder / f"out/{task}.parquet" for task in TASKS]
+
+    def start(
+        self, *, pause: float = 0.0, largest_file: int = 0, **env: str
+    ) -> subprocess.Popen[str]:
+        job = {
+            "folder": str(self.model),
+            "manifest": str(self.folder / "manifest.tsv"),
+            "plans": [str(self.folder / f"{task}.safetensors") for task in TASKS],
+            "tasks": TASKS,
+            "store": str(self.store),
+            "dtype": "float32",
+            "modules": "m",
+            "threads": 1,
+            "outputs": [str(path) for path in self.outputs],
+            "log": str(self.log),
+        }
+        settings = {"job": job, "pause": pause, "largest_file": largest_file}
+        paths = [str(ROOT / "scripts")]
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, json.dumps(settings)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, *, largest_file: int = 0, **env: str) -> tuple[int, dict[str, object]]:
+        """Exit status of a whole run, and what it says of itself at its end."""
+        process = self.start(largest_file=largest_file, **env)
+        printed, _ = process.communicate(timeout=120)
+        return process.returncode, json.loads(printed)
+
+    @property
+    def jobs(self) -> list[TaskJob]:
+        files = fingerprint(self.model)
+        weights = model_digest(zip(files["file"], files["digest"], strict=True))
+        return [job_of(plan, self.store, weights) for plan in self.plans]
+
+    def facts(self, task: str) -> dict[str, int]:
+        return read_scores(self.folder / f"out/{task}.parquet")[1]["job"]
+
+    def wait_for(self, words: str, process: subprocess.Popen[str]) -> None:
+        """Wait until the log has these words."""
+        deadline = time.monotonic() + 120
+        while not (self.log.exists() and words in self.log.read_text()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+
+
+def spoil(folder: Path) -> None:
+    """Make the weights of a blank not a number."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (blank,) = FolderTokenizer(folder)([" "], special_tokens=False)[0]
+    weights["embed_out.weight"][blank] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_sigterm_saves_the_finished_packs_and_releases_the_claim(job: Job) -> None:
+    """No pack is lost, though the next saving was seconds away; nothing is scored twice."""
+    with job.start(pause=0.3) as process:
+        try:
+            job.wait_for("a: 0 of ", process)
+            time.sleep(0.8)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    log = job.log.read_text()
+    assert "a: stopped early; all finished packs are saved" in log
+    assert "ended by SIGTERM" in log
+    assert not (job.store / CLAIM).exists()
+    assert len(list(job.store.glob("a.*.packs/*.parquet"))) == 1
+    assert not any(path.exists() for path in job.outputs)
+
+    planted = {"HF_TOKEN": "hf_planted", "HF_TOKEN_PATH": "/secret", "WANDB_API_KEY": "planted"}
+    status, said = job.run(**planted)
+    assert status == 0
+    assert not {"HF_TOKEN", "WANDB_API_KEY"} & set(said["names"])  # type: ignore[call-overload]
+    facts = job.facts("a")
+    assert 2 <= facts["packs_found"] < facts["packs"]
+    assert facts["packs_found"] + facts["packs_scored"] == facts["packs"]
+    assert job.facts("b")["packs_found"] == 0
+    whole = [job_of(plan, job.folder / "whole") for plan in job.plans]
+    score_tasks(whole, lambda: Scorer(load_model(job.model, dtype="float32", device="cpu")))
+    for one, path in zip(whole, job.outputs, strict=True):
+        assert read_scores(path)[0].equals(read_scores(one.store.finished)[0])
+    assert "scored " in job.log.read_text()
+    assert "; b (2 of 2 tasks), peak memory 0." in job.log.read_text()
+
+
+def test_a_twin_loads_nothing_and_publishes_what_the_other_scored(job: Job) -> None:
+    with contextlib.ExitStack() as stack:
+        with claimed(job.store):
+            process = stack.enter_context(job.start())
+            stack.callback(process.kill)
+            job.wait_for("waiting for process", process)
+            score_tasks(
+                job.jobs, lambda: Scorer(load_model(job.model, dtype="float32", device="cpu"))
+            )
+            assert process.poll() is None
+            assert not any(path.exists() for path in job.outputs)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(printed)["torch"] is False
+    assert f"waiting for process {os.getpid()} on " in job.log.read_text()
+    assert "published 2 tasks" in job.log.read_text()
+    for one, path in zip(job.jobs, job.outputs, strict=True):
+        assert path.read_bytes() == one.store.finished.read_bytes()
+
+
+def test_a_failure_for_good_ends_the_next_try_before_torch_is_loaded(tmp_path: Path) -> None:
+    job = Job(tmp_path, spoilt=True)
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, True)
+    assert "is nan" in job.log.read_text()
+    begun = time.monotonic()
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert time.monotonic() - begun < 10
+    log = job.log.read_text()
+    assert "task a: failed before, and nothing that it depends on has changed" in log
+    assert "Traceback" not in log
+    assert not (job.store / CLAIM).exists()
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(job: Job) -> None:
+    status, _ = job.run(largest_file=1500)
+    log = job.log.read_text()
+    assert status == 1
+    assert "cannot be written, the disk or its quota is full" in log
+    assert "Make room and run again" in log
+    assert "Traceback" not in log
+    assert [path for path in job.store.rglob("*") if path.is_file()] == []
+    assert job.run()[0] == 0
+
+
+def test_who_lost_the_claim_writes_nothing(job: Job) -> None:
+    def lost() -> None:
+        raise ClaimLost("another process has taken over")
+
+    plan = job.plans[0]
+    store = TaskStore(job.store, "a", "identity", confirm=lost)
+    scorer = Scorer(load_model(job.model, dtype="float32", device="cpu"))
+    with pytest.raises(ClaimLost):
+        score_tasks([TaskJob(plan, store, "{}")], lambda: scorer, save_every=0)
+    with pytest.raises(ClaimLost):
+        store.fail("nan")
+    with pytest.raises(ClaimLost):
+        store.publish(job.outputs[0])
+    assert not job.store.exists()
+    assert not job.outputs[0].parent.exists()
+
+
+def test_the_first_error_is_told_when_saving_fails_too(
+    job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, _) = job.jobs
+
+    def full(*_: object) -> None:
+        raise StudyError("cannot be written, the disk is full")
+
+    monkeypatch.setattr(TaskStore, "save_packs", full)
+    monkeypatch.setattr(TaskStore, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    scorer = Scorer(load_model(job.model, dtype="float32", device="cpu"))
+    with pytest.raises(KeyboardInterrupt), torch.inference_mode():
+        score_tasks([one], lambda: scorer)
+    assert f"{len(one.plan.packs)} packs are not saved: cannot be written" in caplog.text
