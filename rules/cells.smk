@@ -4,6 +4,8 @@
 # published file) the files of item values are empty.
 # Target `partial` makes the same tables from what the store holds so far, under results/partial/.
 
+from downslope.failures import failure_reasons
+
 CELL_MODULES = modules_digest(
     [
         *("aggregate.py", "cells.py", "item_values.py", "layout.py"),
@@ -124,6 +126,7 @@ else:
             "results/{scope}cells.tsv",
         log:
             "logs/{scope}cells.log",
+        localrule: True
         conda:
             "../envs/stats.yaml"
         params:
@@ -141,6 +144,7 @@ rule coverage:
         metrics="results/{scope}metrics.tsv",
     log:
         "logs/{scope}coverage.log",
+    localrule: True
     conda:
         "../envs/stats.yaml"
     params:
@@ -149,7 +153,7 @@ rule coverage:
             {"task": row.task, "report": "yes" if row.report else "no"}
             for row in STUDY.tasks
         ],
-        failures=lambda w: sorted(map(str, Path("resources/scored").glob("*/*.failed"))),
+        failures=lambda w: failure_reasons(Path("resources")),
         absent=ABSENT[STUDY.config["cells"]],
         metrics=config.get("harness", {}).get("metrics", {}),
         modules=modules_digest(

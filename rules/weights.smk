@@ -1,7 +1,21 @@
 # Checkpoints --> lock --> weights.
 # `resolve` asks the hub what every checkpoint consists of and writes config/checkpoints.lock.tsv;
-# it runs when it is asked for (`snakemake --cores 1 resolve`). `fetch` downloads what is locked.
-# A local folder is never copied: `fingerprint` records what lies in it.
+# it runs when it is asked for (`snakemake --cores 1 resolve`). `fetch` downloads what is locked,
+# under the disk budget of the machine: it gives up weights that are scored, waits for others to
+# be, and while it waits takes no core. A local folder is never copied: `fingerprint` records what
+# lies in it.
+import os
+import uuid
+
+from downslope.reclaim import drop_hollow_lists
+
+if workflow.is_main_process:
+    refuse_too_large()
+    # By this a download knows whether another one of the same run has waited in vain.
+    os.environ.update(DOWNSLOPE_RUN=uuid.uuid4().hex)
+    if not any(Path(".snakemake/locks").glob("*")):  # no other run is at work here
+        for folder in drop_hollow_lists(Path("resources/weights")):
+            logger.info(f"{folder}: given back earlier, fetched again when needed.")
 
 
 rule resolve:
@@ -25,16 +39,26 @@ rule resolve:
 
 
 rule fetch:
+    input:
+        # By the plans it is known which scores are wanted, and so which weights are not.
+        lambda w: plan_list_of(w.ckpt),
     output:
         manifest="resources/weights/{ckpt}/fetched.tsv",
     log:
         "logs/fetch/{ckpt}.log",
     benchmark:
         "benchmarks/fetch/{ckpt}.jsonl"
-    retries: 2
+    # What may pass is tried again while it downloads; a wrong hash or a wait in vain stays so.
+    retries: 0
     localrule: True
     conda:
         "../envs/score.yaml"
+    # With a thread of its own a download that waits would take the core that scoring needs.
+    threads: 0
+    resources:
+        # One download at a time; weights that are at hand are only looked through, and must not
+        # queue behind a download that waits for them to be scored.
+        fetch=lambda w: 0 if Path(manifest_of(w.ckpt)).is_file() else 1,
     params:
         lock=str(LOCK.path),
         locked=lambda w: locked(w.ckpt),

@@ -1,7 +1,6 @@
 """Say for every checkpoint and task whether it is scored, missing or excluded, and why."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ def main(
     cells: str,
     checkpoints: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
-    failures: Sequence[str],
+    failures: Sequence[tuple[str, str, str]],
     absent: str,
     metrics: Mapping[str, Any],
     outputs: Mapping[str, str],
@@ -28,12 +27,7 @@ def main(
     with log_to(log) as logger:
         frame = read_tsv(cells)
         scored = set(zip(frame["ckpt"], frame["task"], strict=True))
-        reasons = {
-            (path.parent.name, path.name.rsplit(".", 2)[0]): path.read_text(
-                encoding="utf-8"
-            ).strip()
-            for path in map(Path, failures)
-        }
+        reasons = {(ckpt, task): reason for ckpt, task, reason in failures}
         table = coverage(pd.DataFrame(checkpoints), pd.DataFrame(tasks), scored, reasons, absent)
         write_tsv(table, outputs["coverage"])
         write_tsv(MetricNames(metrics, "harness.metrics").catalogue(), outputs["metrics"])

@@ -22,7 +22,8 @@ def coverage(
     checkpoints  ckpt, family, parameters, seed, step, known_bad (empty: nothing is wrong)
     tasks        task, report (yes or no), in the order wanted
     scored       the pairs (ckpt, task) that have cells
-    reasons      for pairs that are missing, why; `absent` where it says nothing
+    reasons      for pairs that are missing, why: of the pair, else of (ckpt, "") where the
+                 whole checkpoint is concerned, else `absent`
 
     state is `excluded` where the tables take the pair out of the study, with the reason given
     by known_bad or report (also if it was scored before that), else `scored` with an empty
@@ -40,6 +41,7 @@ def coverage(
             elif (ckpt, task) in scored:
                 state, reason = "scored", ""
             else:
-                state, reason = "missing", reasons.get((ckpt, task), absent)
+                whole = reasons.get((ckpt, ""), absent)
+                state, reason = "missing", reasons.get((ckpt, task), whole)
             rows.append((ckpt, task, state, reason))
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes and content hashes."""
+"""Files that are whole or absent: atomic writes, content hashes, sizes in words."""
 
 from __future__ import annotations
 
@@ -42,3 +42,12 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def sha256_text(text: str) -> str:
     """Hexadecimal sha256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def amount(size: float) -> str:
+    """Bytes as a person says them: `166.0 MB`, `5.7 GB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -24,6 +24,7 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm
 
 from downslope.errors import StudyError
+from downslope.files import amount
 from downslope.lock import TOKENIZER_PREFIX, LockedFile, locked_records, safe_name
 from downslope.weights import (
     check_index,
@@ -36,7 +37,7 @@ from downslope.weights import (
 )
 
 PAUSES = (1.0, 4.0)
-"""Seconds between the tries of one look-up, when it fails for a reason that may pass."""
+"""Seconds between the tries of a look-up or a file, when it fails for a reason that may pass."""
 
 _PASSING = {408, 429, 500, 502, 503, 504}
 
@@ -44,16 +45,23 @@ log = logging.getLogger("downslope")
 
 
 def fetch(
-    ckpt: str, lock: pd.DataFrame, destination: Path, *, endpoint: str | None = None
+    ckpt: str,
+    lock: pd.DataFrame,
+    destination: Path,
+    *,
+    endpoint: str | None = None,
+    pauses: Sequence[float] = PAUSES,
+    confirm: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
     """Bring a checkpoint's locked files to the folder `destination`; return their manifest.
 
     Files that are there already, as locked, are not fetched again. Every file is compared with
     the lock; a wrong one is deleted and raises StudyError. Files that the lock does not name are
     removed, for a loader might prefer them: `destination` belongs to this function. The manifest
-    `fetched.tsv` (file, bytes, digest) is written last.
+    `fetched.tsv` (file, bytes, digest) is written last. `confirm` is called before each write; it
+    raises where another process has taken over.
     """
-    return _fetch(ckpt, lock, destination, checkpoint_files, endpoint)
+    return _fetch(ckpt, lock, destination, checkpoint_files, endpoint, pauses, confirm)
 
 
 def fetch_tokenizer(
@@ -69,6 +77,8 @@ def _fetch(
     destination: Path,
     needed: Callable[[Iterable[str]], list[str]],
     endpoint: str | None,
+    pauses: Sequence[float] = PAUSES,
+    confirm: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
     # Small files come first, so an index that names files elsewhere stops before the weights do.
     rows = locked_records(lock, name)
@@ -80,12 +90,14 @@ def _fetch(
     for row in rows:
         if row in absent:
             log.info("%s: fetching %s (%s)", name, row.file, amount(row.bytes))
-            _download(row, destination, endpoint)
+            confirm()
+            _download(row, destination, endpoint, pauses)
         if row.file.endswith(".index.json"):
             check_index(destination / row.file, files, f"{row.source}, commit {row.commit}")
     # The client's own notes about a finished download are of no further use.
     shutil.rmtree(destination / ".cache", ignore_errors=True)
     manifest = pd.DataFrame(rows)[["file", "bytes", "digest"]]
+    confirm()
     write_manifest(manifest, destination)
     return manifest
 
@@ -94,22 +106,33 @@ def _is_there(row: LockedFile, destination: Path) -> bool:
     return is_as_locked(destination / row.file, row.bytes, row.digest)
 
 
-def _download(row: LockedFile, destination: Path, endpoint: str | None) -> None:
-    """Fetch one locked file and compare it; of plain files the client itself checks no content."""
+def _download(
+    row: LockedFile, destination: Path, endpoint: str | None, pauses: Sequence[float]
+) -> None:
+    """Fetch one locked file and compare it; of plain files the client itself checks no content.
+
+    A failure that may pass is tried again, from where it broke off; wrong bytes are not.
+    """
     path = destination / row.file
     path.unlink(missing_ok=True)
-    try:
-        with _quiet_client():
-            hf_hub_download(
-                row.source.removeprefix("hub:"),
-                row.file,
-                revision=row.commit,
-                local_dir=destination,
-                endpoint=endpoint,
-                tqdm_class=_minute_lines(row.file),
-            )
-    except (httpx2.HTTPError, OSError, ValueError) as error:
-        raise in_words(error, row.source, row.commit, row.file) from None
+    for pause in (*pauses, None):
+        try:
+            with _quiet_client():
+                hf_hub_download(
+                    row.source.removeprefix("hub:"),
+                    row.file,
+                    revision=row.commit,
+                    local_dir=destination,
+                    endpoint=endpoint,
+                    tqdm_class=_minute_lines(row.file),
+                )
+            break
+        except (httpx2.HTTPError, OSError, ValueError) as error:
+            told = in_words(error, row.source, row.commit, row.file)
+            if pause is None or not _may_pass(error):
+                raise told from None
+            log.info("%s; trying again", told.what)
+            time.sleep(pause)
     if not _is_there(row, destination):
         kind = row.digest.split(":")[0]
         got = f"{path.stat().st_size} bytes, {digest_as(kind, path)}"
@@ -174,6 +197,10 @@ def in_words(error: Exception, source: str, revision: str, file: str = "") -> St
 
 
 def _may_pass(error: Exception) -> bool:
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if "Consistency check failed" in str(error):
+        return True
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in _PASSING
     return isinstance(error, httpx2.TransportError)
@@ -216,12 +243,3 @@ def _require_space(name: str, destination: Path, needed: int) -> None:
             where=str(destination),
             remedy="Free some space, or link the folder to a larger disk.",
         )
-
-
-def amount(size: float) -> str:
-    """Bytes as a person says them: `166.0 MB`, `5.7 GB`."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

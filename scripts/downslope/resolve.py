@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from downslope.errors import StudyError
-from downslope.hub import PAUSES, amount, look_up
+from downslope.files import amount
+from downslope.hub import PAUSES, look_up
 from downslope.lock import (
     COLUMNS,
     TOKENIZER_PREFIX,

@@ -110,6 +110,11 @@ class Study:
         return {name: outcomes for name, outcomes in kept.items() if outcomes}
 
     @property
+    def machine(self) -> Mapping[str, float]:
+        """What a profile says about the machine: gpu_gb, disk_budget_gb, weights_wait."""
+        return self.config.get("machine", {})
+
+    @property
     def robust(self) -> str:
         """The method whose word the verdicts take."""
         return str(self.config.get("robust", ROBUST))
@@ -137,6 +142,8 @@ def load_study(folder: Path, config: Mapping[str, Any] | None = None) -> Study:
     if not isinstance(stated, dict):
         raise StudyError("is not a mapping of keys to values", where=str(path))
     merged = dict(stated if config is None else config)
+    if "machine" in merged:
+        merged["machine"] = _numbers(merged["machine"])
     check_config(merged, path)
     checkpoints = [
         Checkpoint(**row) for row in read_table(place / "checkpoints.tsv", "checkpoints")
@@ -155,6 +162,24 @@ def load_study(folder: Path, config: Mapping[str, Any] | None = None) -> Study:
     }
     check_families(families, tasks, datasets, metrics.order, merged, path)
     return Study(folder, merged, checkpoints, tasks, datasets, families, metrics)
+
+
+def _numbers(section: Any) -> Any:
+    """A section with its texts as numbers, where they are: Snakemake hands on what a profile or
+    the command line says as text. What is no mapping or no number is left to the schema.
+    """
+    if not isinstance(section, Mapping):
+        return section
+    return {
+        key: _number(value) if isinstance(value, str) else value for key, value in section.items()
+    }
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _task(row: dict[str, Any]) -> Task:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope.errors import StudyError
+from downslope.files import amount
 from downslope.harness_models import compile_rules
 from downslope.metrics import METRICS
 from downslope.outcomes import Outcome
@@ -65,6 +66,18 @@ def check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: P
                 where=f"{path}, line {after.line} ({after.ckpt})",
                 remedy="Within a run, tokens grow with steps; mend one of the two rows.",
             )
+
+
+def require_within(row: Checkpoint, size: int, budget_gb: float) -> None:
+    """Raise StudyError for a checkpoint whose files alone are larger than the disk budget."""
+    if size > budget_gb * 1e9:
+        raise StudyError(
+            f"its files take {amount(size)}, and the disk budget is {amount(budget_gb * 1e9)} "
+            "for all weights together",
+            where=f"config/checkpoints.tsv, line {row.line} ({row.ckpt})",
+            remedy="Raise disk_budget_gb (section machine of the profile), or mark the row "
+            "known_bad.",
+        )
 
 
 def check_harness(config: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Why something is missing, in the words that the jobs which failed have left behind.
+
+resources/scored/{ckpt}/{task}.{identity}.failed   scoring one task; repeating cannot mend it
+resources/weights/{ckpt}.failed                    fetching; the next success removes it
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FAILED = ".failed"
+
+
+def fetch_marker(weights: Path, ckpt: str) -> Path:
+    """Where it is said why a checkpoint could not be fetched."""
+    return weights / f"{ckpt}{FAILED}"
+
+
+def failure_reasons(resources: Path) -> list[tuple[str, str, str]]:
+    """Checkpoint, task and reason of everything that failed; the task is empty for a download.
+
+    Sorted, so that equal failures are an equal list.
+    """
+    reasons = []
+    for path in resources.glob(f"scored/*/*{FAILED}"):
+        reasons.append((path.parent.name, path.name.rsplit(".", 2)[0], _sentence(path)))
+    for path in resources.glob(f"weights/*{FAILED}"):
+        reasons.append((path.name.removesuffix(FAILED), "", _sentence(path)))
+    return sorted(reasons)
+
+
+def _sentence(path: Path) -> str:
+    """What a marker says, on one line: it becomes a field of a table."""
+    return " ".join(path.read_text(encoding="utf-8").split())

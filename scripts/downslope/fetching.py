@@ -1,0 +1,95 @@
+"""One checkpoint's weights onto this disk: only where they are needed, and only where they fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+
+from downslope.claim import ClaimLost, claimed
+from downslope.disk_budget import NOTES, WEIGHTS_WAIT, DiskBudget
+from downslope.failures import fetch_marker
+from downslope.files import atomic_write
+from downslope.held import Holdings
+from downslope.hub import fetch
+from downslope.lock import LockedFile, locked_records
+from downslope.reclaim import bytes_below
+from downslope.study import Study
+from downslope.study_checks import require_within
+from downslope.weights import remove_others, write_manifest
+
+log = logging.getLogger("downslope")
+
+
+def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> None:
+    """Fetch what is locked of a checkpoint to resources/weights/{ckpt}, under the disk budget.
+
+    Where the store has all its scores already, only the list of its files is written. Raises
+    StudyError where scoring is known to fail, where there is no room, and as `hub.fetch` does.
+    Whatever is raised is left in resources/weights/{ckpt}.failed until the next success.
+
+    `run` names the run of the workflow: of its downloads only one waits in vain.
+    """
+    holdings = Holdings(study, lock)
+    marker = fetch_marker(holdings.weights, ckpt)
+    try:
+        _fetch(ckpt, holdings, lock, run)
+    except ClaimLost:
+        raise
+    except Exception as error:
+        with atomic_write(marker) as temporary:
+            temporary.write_text(f"{error}\n", encoding="utf-8")
+        raise
+    marker.unlink(missing_ok=True)
+
+
+def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
+    if failure := holdings.known_failure(ckpt):
+        raise failure
+    folder, files = holdings.weights / ckpt, locked_records(lock, ckpt)
+    machine = holdings.study.machine
+    with ExitStack() as stack:
+        # Of all downloads one at a time measures and waits; what is at hand waits for nothing.
+        queue = None
+        if "disk_budget_gb" in machine and not holdings.is_whole(ckpt) and not folder.is_symlink():
+            queue = stack.enter_context(claimed(holdings.weights))
+        claim = stack.enter_context(claimed(folder))
+        if holdings.is_scored(ckpt):
+            write_manifest(pd.DataFrame(files), folder)
+            log.info("%s: the store has all its scores, so no weights are fetched", ckpt)
+            return
+        there = keep_locked(files, folder)
+        if queue is not None:
+            limit = machine["disk_budget_gb"]
+            size = sum(file.bytes for file in files)
+            require_within(holdings.study.by_ckpt[ckpt], size, limit)
+            budget = DiskBudget(
+                holdings.weights,
+                1e9 * limit,
+                look=lambda: holdings.look(ckpt),
+                wait=machine.get("weights_wait", WEIGHTS_WAIT),
+                run=run,
+                confirm=queue.confirm,
+            )
+            budget.make_room(ckpt, size + NOTES * len(files), there)
+        fetch(ckpt, lock, folder, confirm=claim.confirm)
+
+
+def keep_locked(files: Sequence[LockedFile], destination: Path) -> int:
+    """Make the folder and remove from it all that is no part of these files, whole or begun;
+    returns the bytes that are left, none of which will be fetched again unless it is wrong.
+    """
+    remove_others(destination, [file.file for file in files])
+    for file in files:
+        path = destination / file.file
+        if path.is_file() and path.stat().st_size != file.bytes:
+            path.unlink()
+    contents = {file.digest.split(":")[1] for file in files}
+    for path in destination.glob(".cache/huggingface/download/*.incomplete"):
+        # The client names what it has begun `{name's hash}.{content's digest}.incomplete`.
+        if path.name.split(".")[-2] not in contents:
+            path.unlink()
+    return bytes_below(destination)
