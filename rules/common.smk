@@ -1,5 +1,6 @@
 # Reads and checks the study, and answers the questions that rules ask about it.
 # Needs config/config.yaml, checkpoints.tsv and tasks.tsv in the working directory.
+import gc
 import sys
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.locked import Lock, local_files
 from downslope.study import load_study
+from downslope.study_checks import require_within
 from downslope.touched import refuse_touched
+
+# The jobs of a large study are hundreds of thousands of objects, all of which stay: looking for
+# garbage among them as often as Python does by default takes seconds.
+gc.set_threshold(100_000, 50, 100)
 
 if any(
     Path(path).resolve() != Path("config/config.yaml").resolve()
@@ -135,6 +141,26 @@ def plan_of(task, ckpt):
     return f"resources/plans/{STUDY.by_ckpt[ckpt].tokenizer}/{task}.safetensors"
 
 
+def plan_list_of(ckpt):
+    """The list of all plans by which a checkpoint is scored."""
+    return f"resources/plans/{STUDY.by_ckpt[ckpt].tokenizer}.tsv"
+
+
+def refuse_too_large():
+    """Stop before any job where a checkpoint that is yet to be scored is larger than the whole
+    disk budget. Raised by an input function, Snakemake would take scores that exist instead.
+    """
+    limit = STUDY.machine.get("disk_budget_gb")
+    sizes = LOCK.sizes() if limit and STUDY.config["cells"] == "scores" else {}
+    for ckpt in sorted(sizes.keys() & set(CKPTS)):
+        try:
+            require_within(STUDY.by_ckpt[ckpt], sizes[ckpt], limit)
+        except StudyError as error:
+            scores = (Path(f"results/scores/{ckpt}/{task}.parquet") for task in TASKS)
+            if not all(score.is_file() for score in scores):
+                raise WorkflowError(str(error)) from None
+
+
 def manifest_of(ckpt):
     """The list of files and digests that says what a checkpoint's weights are."""
     place = (
@@ -151,6 +177,14 @@ def weights_folder(ckpt):
     return f"resources/weights/{ckpt}" if row.is_hub else row.source
 
 
+def bytes_on_disk(ckpt):
+    """What a checkpoint's files take, by the lock or as they lie there; 0 if neither says it."""
+    if STUDY.by_ckpt[ckpt].is_hub:
+        return LOCK.sizes().get(ckpt, 0)
+    files = map(Path, LOCAL_FILES[ckpt])
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def tokenizer_source(name):
     """`hub:owner/name` or the folder that a tokenizer is taken from."""
     return STUDY.config["tokenizers"][name]["source"]
@@ -164,9 +198,3 @@ def locked(name):
         return LOCK.digest(name, needed=not workflow.dryrun)
     except StudyError as error:
         raise WorkflowError(str(error)) from None
-
-
-def scoring_memory_mb(ckpt):
-    """The weights once, with room for reading them, and 4 GB for libraries and activations."""
-    size = 4 if STUDY.config["dtype"] == "float32" else 2
-    return 4000 + round(1.3 * size * STUDY.by_ckpt[ckpt].parameters / 1e6)

@@ -1,13 +1,19 @@
 # Weights + plans --> log-likelihoods per choice: the only rule that wants a GPU.
 # One job per checkpoint, one model load, one file per task. What was scored lives on in
 # resources/scored/, which is no declared output, so a failed or repeated job costs only what
-# is missing there.
+# is missing there. How much of a machine a job asks for follows from its model (the table in
+# scripts/downslope/scoring_resources.py) and grows with the attempt; `machine` in the profile says
+# what a GPU holds, and `set-resources` overrules any of it.
+
+from downslope.scoring_resources import ScoringResources
+
+ASKED = ScoringResources(STUDY, bytes_on_disk)
 
 
 rule score:
     input:
         manifest=lambda w: manifest_of(w.ckpt),
-        plans=lambda w: [plan_of(task, w.ckpt) for task in TASKS],
+        plans=lambda w: plan_list_of(w.ckpt),
     output:
         expand("results/scores/{{ckpt}}/{task}.parquet", task=TASKS),
     log:
@@ -18,8 +24,9 @@ rule score:
         "../envs/score.yaml"
     threads: 1
     resources:
-        gpu=1,
-        mem_mb=lambda w, attempt: scoring_memory_mb(w.ckpt) * attempt,
+        gpu=lambda w: ASKED.gpus(w.ckpt),
+        mem_mb=lambda w, attempt: ASKED.memory_mb(w.ckpt) * attempt,
+        runtime=lambda w, attempt: ASKED.minutes(w.ckpt) * attempt,
     params:
         tasks=TASKS,
         folder=lambda w: weights_folder(w.ckpt),

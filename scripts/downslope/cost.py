@@ -16,13 +16,11 @@ import pandas as pd
 
 from downslope.checkpoint_costs import BYTES_PER_PARAMETER, checkpoint_costs
 from downslope.cost_inputs import data_at_hand
-from downslope.cost_rate import Job, Rate, choose_rate, device_of, fixed_seconds
-from downslope.cost_work import Counts, Work, count_packs, task_works
-from downslope.errors import StudyError
+from downslope.cost_rate import Rate, fixed_seconds
+from downslope.cost_study import scores_of, study_rate, study_works
+from downslope.cost_work import Work
 from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.panel import FloatArray
-from downslope.plan import read_plan
-from downslope.store import read_facts
 from downslope.study import Checkpoint, Study
 
 HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
@@ -62,12 +60,9 @@ def study_cost(
     `locked_bytes` are the lock's sizes by checkpoint, `local_bytes` those of local folders,
     `measured` the rows of config/costs.tsv; `tell` gets notes on what could not be used.
     """
-    works, digests = {}, {}
-    for tokenizer in sorted({row.tokenizer for row in study.usable}):
-        planned, digests[tokenizer] = _plans(study, tokenizer, tell)
-        works[tokenizer] = task_works(_tasks(study), planned)
-    scores = {row.ckpt: _scores(study, row) for row in study.usable}
-    rate = choose_rate(_jobs(study, scores, works), study.config.get("cost"), study.config["dtype"])
+    works, digests = study_works(study, tell)
+    scores = {row.ckpt: scores_of(study, row) for row in study.usable}
+    rate = study_rate(study, scores, works)
     rows = [vars(row) for row in study.checkpoints]
     # No hours by parameters: what costs.tsv does not give is reckoned here.
     prices = checkpoint_costs(rows, 0.0, locked_bytes, measured).to_dict("index")
@@ -125,60 +120,6 @@ def _row(
     }
 
 
-def _tasks(study: Study) -> list[dict[str, Any]]:
-    rows = [(task, study.datasets[task.dataset]) for task in study.tasks]
-    return [
-        {
-            "task": task.task,
-            "dataset": task.dataset,
-            "form": data["format"],
-            "bytes": data["bytes"],
-        }
-        for task, data in sorted(rows, key=lambda pair: pair[0].task)
-    ]
-
-
-def _plans(
-    study: Study, tokenizer: str, tell: Callable[[str], None]
-) -> tuple[dict[str, Counts], dict[str, str]]:
-    """Counts and digests of the plans that exist and fit the config."""
-    counts, digests = {}, {}
-    for task in study.tasks:
-        path = study.folder / f"resources/plans/{tokenizer}/{task.task}.safetensors"
-        if not path.is_file():
-            continue
-        wanted = {
-            "protocols": list(task.protocols),
-            "max_length": study.config["tokenizers"][tokenizer]["max_length"],
-            "pack_tokens": study.config["pack_tokens"],
-        }
-        try:
-            plan = read_plan(path)
-            fits = all(plan.facts.get(key) == value for key, value in wanted.items())
-        except (StudyError, KeyError):
-            fits = False
-        if not fits:
-            tell(f"{path} was made by another version or for another config and is not used")
-            continue
-        size = study.datasets[task.dataset]["bytes"]
-        counts[task.task] = count_packs(plan.packs, size)
-        digests[task.task] = plan.digest
-    return counts, digests
-
-
-def _scores(study: Study, row: Checkpoint) -> dict[tuple[str, str], dict[str, Any]]:
-    """The facts of a checkpoint's finished scores, published or in the store only, by task and
-    identity."""
-    found = {}
-    for task in study.by_task:
-        published = study.folder / f"results/scores/{row.ckpt}/{task}.parquet"
-        stored = (study.folder / "resources/scored" / row.ckpt).glob(f"{task}.*.parquet")
-        for path in [*stored, *([published] if published.is_file() else [])]:
-            if facts := read_facts(path):
-                found[task, facts["identity"]] = facts
-    return found
-
-
 def _left(
     study: Study, scores: Mapping[tuple[str, str], Mapping[str, Any]], plans: Mapping[str, str]
 ) -> list[str]:
@@ -190,27 +131,6 @@ def _left(
         if all(facts["parts"].get(name) == value for name, value in now.items()):
             done.add(task)
     return [task for task in study.by_task if task not in done]
-
-
-def _jobs(
-    study: Study,
-    scores: Mapping[str, Mapping[tuple[str, str], Mapping[str, Any]]],
-    works: Mapping[str, Mapping[str, Work]],
-) -> list[Job]:
-    """What was scored in the study's dtype, with its operations in proportion to its tokens; by
-    the present engine, or by an older one where that is all there is."""
-    now = modules_digest(SCORING_MODULES)
-    current: list[Job] = []
-    older: list[Job] = []
-    for row in study.usable:
-        for (task, _), facts in scores[row.ckpt].items():
-            parts, job, work = facts["parts"], facts["job"], works[row.tokenizer][task]
-            if parts.get("dtype") == study.config["dtype"]:
-                share = job["tokens_computed"] / work.tokens().best
-                done = share * work.operations(row.parameters).best
-                jobs = current if parts.get("modules") == now else older
-                jobs.append(Job(row.ckpt, row.parameters, device_of(job), done, job["seconds"]))
-    return current or older
 
 
 def _hours(

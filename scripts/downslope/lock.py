@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,17 +111,34 @@ def read_lock(path: Path) -> pd.DataFrame:
                 f"has {len(fields)} fields, expected {len(COLUMNS)}", where=where, remedy=remedy
             )
         row = dict(zip(COLUMNS, fields, strict=True))
-        for column, (pattern, expected) in _FIELDS.items():
-            if not re.fullmatch(pattern, row[column]):
+        for column, text in row.items():
+            if not _in_form(column, text):
+                expected = _FIELDS[column][1]
                 raise StudyError(
-                    f"{column} is {row[column]!r}, expected {expected}", where=where, remedy=remedy
+                    f"{column} is {text!r}, expected {expected}", where=where, remedy=remedy
                 )
-        safe_name(row["revision"], where=f"{where}, column revision")
-        safe_name(row["file"], where=f"{where}, column file")
+        for column in ("revision", "file"):
+            if not _is_safe(row[column]):
+                safe_name(row[column], where=f"{where}, column {column}")
         rows.append(row)
     lock = pd.DataFrame(rows, columns=COLUMNS).astype({"bytes": "int64"})
     _require_consistent(lock, path, remedy)
     return lock
+
+
+@cache
+def _in_form(column: str, text: str) -> bool:
+    """Whether a field has its column's form; most fields stand in many rows."""
+    return re.fullmatch(_FIELDS[column][0], text) is not None
+
+
+@cache
+def _is_safe(name: str) -> bool:
+    try:
+        safe_name(name)
+    except StudyError:
+        return False
+    return True
 
 
 def _require_consistent(lock: pd.DataFrame, path: Path, remedy: str) -> None:
@@ -128,10 +146,11 @@ def _require_consistent(lock: pd.DataFrame, path: Path, remedy: str) -> None:
     if not twice.empty:
         what = f"{twice['ckpt'].iloc[0]} has {twice['file'].iloc[0]} twice"
         raise StudyError(what, where=str(path), remedy=remedy)
-    for ckpt, group in lock.groupby("ckpt"):
-        if len(group[["source", "revision", "commit"]].drop_duplicates()) > 1:
-            what = f"the rows of {ckpt} disagree about source, revision or commit"
-            raise StudyError(what, where=str(path), remedy=remedy)
+    meant = lock[["ckpt", "source", "revision", "commit"]].drop_duplicates()
+    torn = meant.loc[meant.duplicated("ckpt"), "ckpt"]
+    if not torn.empty:
+        what = f"the rows of {torn.min()} disagree about source, revision or commit"
+        raise StudyError(what, where=str(path), remedy=remedy)
 
 
 def write_lock(lock: pd.DataFrame, path: Path) -> None:
@@ -157,6 +176,15 @@ def locked_records(lock: pd.DataFrame, ckpt: str) -> list[LockedFile]:
     )
 
 
+def records_by_name(lock: pd.DataFrame) -> dict[str, list[LockedFile]]:
+    """All rows as records, by checkpoint or `tokenizer:<name>`, in one pass over the lock."""
+    found: dict[str, list[LockedFile]] = {}
+    for row in zip(*(lock[column].tolist() for column in COLUMNS), strict=True):
+        record = LockedFile(*row)
+        found.setdefault(record.ckpt, []).append(record)
+    return found
+
+
 def weights_digest(lock: pd.DataFrame, ckpt: str) -> str:
     """Hexadecimal digest of a checkpoint's weights: equal exactly when the weight files are.
 
@@ -164,7 +192,12 @@ def weights_digest(lock: pd.DataFrame, ckpt: str) -> str:
     them. Tensors saved in another format or split differently are other files, hence differ.
     """
     rows = locked_files(lock, ckpt)
-    digests = sorted(rows.loc[rows["file"].map(is_weights), "digest"])
+    return digest_of_weights(zip(rows["file"], rows["digest"], strict=True))
+
+
+def digest_of_weights(files: Iterable[tuple[str, str]]) -> str:
+    """`weights_digest` from pairs of file name and digest."""
+    digests = sorted(digest for file, digest in files if is_weights(file))
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

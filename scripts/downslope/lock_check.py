@@ -8,7 +8,14 @@ from typing import Any
 import pandas as pd
 
 from downslope.errors import StudyError
-from downslope.lock import RESOLVE, TOKENIZER_PREFIX, Rows, weights_digest
+from downslope.lock import (
+    RESOLVE,
+    TOKENIZER_PREFIX,
+    LockedFile,
+    Rows,
+    digest_of_weights,
+    records_by_name,
+)
 
 LOCK = "config/checkpoints.lock.tsv"
 
@@ -40,17 +47,28 @@ def wanted(checkpoints: Rows, tokenizers: Mapping[str, Mapping[str, Any]]) -> di
 
 def is_locked(lock: pd.DataFrame, name: str, want: Mapping[str, Any]) -> bool:
     """Whether the lock has rows of `name` for the wanted source and revision."""
-    rows = lock[lock["ckpt"] == name]
-    same = (rows["source"] == want["source"]) & (rows["revision"] == want["revision"])
-    return not rows.empty and bool(same.all())
+    return _is_meant(records_by_name(lock[lock["ckpt"] == name]).get(name, ()), want)
+
+
+def _is_meant(files: Sequence[LockedFile], want: Mapping[str, Any]) -> bool:
+    meant = want["source"], want["revision"]
+    return bool(files) and all((file.source, file.revision) == meant for file in files)
 
 
 def duplicates(lock: pd.DataFrame, checkpoints: Rows) -> list[list[str]]:
     """Groups of checkpoints, in table order, whose locked weights are the same files."""
+    return _same_weights(records_by_name(lock), wanted(checkpoints, {}))
+
+
+def _same_weights(
+    locked: Mapping[str, Sequence[LockedFile]], wants: Mapping[str, Mapping[str, Any]]
+) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
-    for name, want in wanted(checkpoints, {}).items():
-        if is_locked(lock, name, want):
-            groups.setdefault(weights_digest(lock, name), []).append(name)
+    for name, want in wants.items():
+        files = locked.get(name, ())
+        if _is_meant(files, want):
+            digest = digest_of_weights((file.file, file.digest) for file in files)
+            groups.setdefault(digest, []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -64,16 +82,16 @@ def check_lock(
     weights of which at most one is unmarked as known_bad: the same model would count twice.
     """
     wants = wanted(checkpoints, tokenizers)
-    names = set(lock["ckpt"])
+    locked = records_by_name(lock)
     needed = {name: want for name, want in wants.items() if not want["known_bad"]}
-    missing = [name for name in needed if name not in names]
-    stale = [name for name in needed if name in names and not is_locked(lock, name, needed[name])]
+    missing = [name for name in needed if name not in locked]
+    stale = [name for name in needed if name in locked and not _is_meant(locked[name], wants[name])]
     if missing or stale:
         parts = [f"does not hold {_some(missing)}"] if missing else []
         parts += [f"is stale: source or revision differ for {_some(stale)}"] if stale else []
         raise StudyError(" and ".join(parts), where=LOCK, remedy=RESOLVE)
 
-    groups = duplicates(lock, checkpoints)
+    groups = _same_weights(locked, wanted(checkpoints, {}))
     for group in groups:
         unmarked = [name for name in group if not wants[name]["known_bad"]]
         if len(unmarked) > 1:
@@ -83,14 +101,16 @@ def check_lock(
                 remedy="In config/checkpoints.tsv mark all of them but one as known_bad, with the "
                 "reason, or give the revisions that were meant.",
             )
-    notes = [*_mended(lock, wants, groups), *_other_tokenizers(lock, checkpoints, wants)]
-    if dropped := sorted(names - set(wants)):
+    notes = [*_mended(locked, wants, groups), *_other_tokenizers(lock, checkpoints, wants)]
+    if dropped := sorted(set(locked) - set(wants)):
         notes.append(f"{LOCK} holds rows of no checkpoint of the study: {_some(dropped)}")
     return notes
 
 
 def _mended(
-    lock: pd.DataFrame, wants: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]]
+    locked: Mapping[str, Sequence[LockedFile]],
+    wants: Mapping[str, Mapping[str, Any]],
+    groups: Sequence[Sequence[str]],
 ) -> list[str]:
     """Notes on known_bad checkpoints whose weights are, by now, those of no other."""
     shared = {name for group in groups for name in group}
@@ -98,7 +118,7 @@ def _mended(
         f"{name} is marked known_bad ({want['known_bad']}), but its weights at the locked commit "
         "differ from those of every other checkpoint: they may have been mended since"
         for name, want in wants.items()
-        if want["known_bad"] and is_locked(lock, name, want) and name not in shared
+        if want["known_bad"] and _is_meant(locked.get(name, ()), want) and name not in shared
     ]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from downslope.errors import StudyError
 from downslope.identity import model_digest
-from downslope.lock import TOKENIZER_PREFIX, locked_files, read_lock
+from downslope.lock import TOKENIZER_PREFIX, LockedFile, read_lock, records_by_name
 from downslope.lock_check import check_lock
 from downslope.study import Checkpoint, Study
 
@@ -26,6 +26,7 @@ class Lock:
     def __init__(self, study: Study, path: Path, tell: Callable[[str], None]) -> None:
         self.study, self.path, self.tell = study, path, tell
         self._told = False
+        self._digests: dict[str, str] = {}
 
     @cached_property
     def _problem(self) -> StudyError | None:
@@ -44,6 +45,10 @@ class Lock:
     @cached_property
     def _rows(self) -> pd.DataFrame:
         return read_lock(self.path)
+
+    @cached_property
+    def _records(self) -> dict[str, list[LockedFile]]:
+        return records_by_name(self._rows)
 
     def digest(self, name: str, *, needed: bool) -> str:
         """Digest over the locked files of a checkpoint or `tokenizer:<name>`; empty for a folder.
@@ -66,15 +71,21 @@ class Lock:
                 self.tell(f"A real run would stop here. {self._problem}")
                 self._told = True
             return NOT_LOCKED
-        files = locked_files(self._rows, name)
-        return model_digest(zip(files["file"], files["digest"], strict=True))
+        if name not in self._digests:  # rules ask for each checkpoint once for every task
+            self._digests[name] = model_digest((f.file, f.digest) for f in self._records[name])
+        return self._digests[name]
 
     def sizes(self) -> dict[str, int]:
         """Bytes to download for each locked checkpoint; empty where there is no lock."""
-        if not self.path.is_file():
-            return {}
-        sums = self._rows.groupby("ckpt")["bytes"].sum()
-        return {ckpt: int(size) for ckpt, size in sums.items() if ckpt in self.study.by_ckpt}
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {
+            name: sum(file.bytes for file in files)
+            for name, files in sorted(self._records.items())
+            if name in self.study.by_ckpt
+        }
 
 
 def local_files(row: Checkpoint) -> list[str]:

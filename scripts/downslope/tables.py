@@ -19,15 +19,23 @@ from downslope.errors import StudyError
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 
+_FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @functools.cache
 def _schema(kind: str) -> dict[str, Any]:
-    return yaml.safe_load((SCHEMAS / f"{kind}.schema.yaml").read_text(encoding="utf-8"))
+    text = (SCHEMAS / f"{kind}.schema.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=_FAST_LOADER)
 
 
 @functools.cache
 def _validator(kind: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(_schema(kind))
+
+
+@functools.cache
+def _column_validator(kind: str, column: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_schema(kind)["properties"][column])
 
 
 def read_text(path: Path) -> str:
@@ -102,26 +110,27 @@ def read_table(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def _typed_row(row: dict[str, str], kind: str, where: str) -> dict[str, Any]:
-    properties = _schema(kind)["properties"]
     typed: dict[str, Any] = {}
-    for column, spec in properties.items():
-        value = row[column]
-        if any(ord(char) < 32 or ord(char) == 127 for char in value):
-            raise StudyError(
-                f"{column} is {value!r} and holds a control character",
-                where=where,
-                remedy="Remove it.",
-            )
-        typed[column] = _whole_number(value) if spec.get("type") == "integer" else value
-    problem = next(iter(_validator(kind).iter_errors(typed)), None)
-    if problem is not None:
-        column = str(problem.absolute_path[0])
-        raise StudyError(
-            f"{column} is {row[column]!r}, expected {properties[column]['description']}",
-            where=where,
-            remedy="Mend this row.",
-        )
+    for column in _schema(kind)["properties"]:
+        typed[column], problem, remedy = _field(kind, column, row[column])
+        if problem:
+            raise StudyError(problem, where=where, remedy=remedy)
     return typed
+
+
+@functools.cache
+def _field(kind: str, column: str, text: str) -> tuple[int | str, str, str]:
+    """A field's value, and what is wrong with it and the remedy, or two empty texts.
+
+    A column's schema sees nothing of the rest of the row, and most fields stand in many rows.
+    """
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        return text, f"{column} is {text!r} and holds a control character", "Remove it."
+    spec = _schema(kind)["properties"][column]
+    value = _whole_number(text) if spec.get("type") == "integer" else text
+    if _column_validator(kind, column).is_valid(value):
+        return value, "", ""
+    return value, f"{column} is {text!r}, expected {spec['description']}", "Mend this row."
 
 
 def _whole_number(text: str) -> int | str:
