@@ -97,6 +97,7 @@ rule write_verdicts:
         md="results/{scope}stats/verdicts.md",
     log:
         "logs/{scope}write_verdicts.log",
+    localrule: True
     conda:
         "../envs/stats.yaml"
     params:
@@ -128,6 +129,7 @@ rule write_table1:
         tex="results/{scope}stats/table1.tex",
     log:
         "logs/{scope}write_table1.log",
+    localrule: True
     conda:
         "../envs/stats.yaml"
     params:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from cluster import Cluster, NoCluster
 from downslope.tokenization import FolderTokenizer
-from tiny_study import ROOT, make_study, make_tokenizer, snakemake
+from forked import snakemake
+from tiny_study import ROOT, make_study, make_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+LONGEST = (
+    *("test_demo", "test_slurm", "test_faults", "test_disk_budget", "test_scale"),
+    *("test_against_harness", "test_contract", "test_hub_study", "test_harness_study"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin first, so that no worker is left with one at the end."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +88,27 @@ def study(finished_study: Path, tmp_path: Path) -> Path:
     place = tmp_path / "study"
     shutil.copytree(finished_study, place)
     return place
+
+
+@pytest.fixture(scope="session")
+def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """Starts a SLURM cluster; it ends with the session. Skips where there can be none, unless
+    DOWNSLOPE_DEMAND_SLURM is set, as continuous integration does.
+    """
+    with ExitStack() as stack:
+
+        def start(**options: bool | int) -> Cluster:
+            try:
+                return stack.enter_context(Cluster(tmp_path_factory.mktemp("slurm"), **options))
+            except NoCluster as reason:
+                if os.environ.get("DOWNSLOPE_DEMAND_SLURM"):
+                    pytest.fail(f"DOWNSLOPE_DEMAND_SLURM is set, but {reason}")
+                pytest.skip(str(reason))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
+    """A SLURM cluster with two GPUs, without accounting."""
+    return start_cluster()

@@ -16,6 +16,9 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="the reference, lm-evaluation-harness, is not installed")
 
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from downslope.engine import Scorer
 from downslope.items import parse_items
 from downslope.models import load_model
@@ -44,6 +47,18 @@ BATCH = {"hindsight-neglect": 1, "neqa": 4, "memo-trap": 4, "truthfulqa": 4}
 @pytest.fixture(scope="module")
 def folder(reference_model: Path) -> Path:
     return reference_model
+
+
+def test_checkpoint_has_pythias_shape_and_tokenizer(folder: Path, mirror: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert (model.config.model_type, model.config.vocab_size) == ("gpt_neox", 50304)
+    assert model.config.max_position_embeddings == 2048
+    assert (folder / "model.safetensors").exists()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pythia = Tokenizer.from_file(str(mirror / "pythia_tokenizer/tokenizer.json"))
+    text = "".join(michaelov_pairs("hindsight-neglect", mirror)[0][0])
+    assert tokenizer.encode(text) == pythia.encode(text).ids
+    assert tokenizer.encode("  A") == [50276, 34]
 
 
 def ours(
@@ -108,7 +123,9 @@ def compare(
             ties.append(row)
         else:
             assert mine.argmax() == theirs.argmax(), f"{task}, row {row}"
-    if task != "truthfulqa":
+    if task == "truthfulqa":
+        assert 0 < wins[0] < len(rows), "the first answer wins always or never"
+    else:
         assert wins.min() >= len(rows) / 5, f"one label wins nearly always: {wins}"
     flags = [key for key in keys if found[key][1] != reference[key][1]]
     print(f"\n{task}, {protocol}: {len(keys)} requests, largest difference {difference:.1e}, "

@@ -168,10 +168,7 @@ def snakemake(
 ) -> str:
     """Run the workflow in `root` on a study with two cores; returns what it printed."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")),
-            *("--directory", str(study), "--cores", "2", "--nocolor", *arguments),
-        ],
+        [sys.executable, "-m", "snakemake", *snakemake_arguments(study, *arguments, root=root)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -179,5 +176,16 @@ def snakemake(
         check=False,
     )
     if check and done.returncode:
-        raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-6000:]}")
+        raise failed(done.stdout, *arguments)
     return done.stdout
+
+
+def snakemake_arguments(study: Path, *arguments: str, root: Path = ROOT) -> list[str]:
+    """What Snakemake is told beside `arguments`."""
+    place = ["--snakefile", str(root / "Snakefile"), "--directory", str(study)]
+    return [*place, "--cores", "2", "--nocolor", *arguments]
+
+
+def failed(printed: str, *arguments: str) -> AssertionError:
+    """The end of what a run printed that ought not to have failed."""
+    return AssertionError(f"snakemake {' '.join(arguments)} failed:\n{printed[-6000:]}")

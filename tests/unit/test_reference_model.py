@@ -1,16 +1,12 @@
-"""The reference that scoring is tested against is itself right: its requests, its variety."""
+"""The reference that scoring is tested against is itself right: its requests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import (
-    PRIZE_FILES,
-    harness_loglikelihoods,
     mckenzie_pairs,
     michaelov_pairs,
     split_differences,
@@ -19,24 +15,6 @@ from harness import (
 
 # lm-evaluation-harness v0.3.0 (62ca184), tests/testdata/truthfulqa_mc-v1-loglikelihood
 PUBLISHED_DIGEST = "1e07020e9cf41d46ed65312eb39d2b8e6599673d4f0d6b67c0d0eba0efb493bb"
-# Every k-th item: the harness takes a third of a second for a prompt of Hindsight Neglect.
-EVERY = {"hindsight-neglect": 9, "memo-trap": 9, "neqa": 3, "truthfulqa": 60}
-
-
-@pytest.fixture(scope="module")
-def folder(reference_model: Path) -> Path:
-    return reference_model
-
-
-def winners(folder: Path, task: str, mirror: Path) -> list[int]:
-    """The position that the harness finds likeliest, for some items of a task."""
-    items = michaelov_pairs(task, mirror)[:: EVERY[task]]
-    scored = iter(harness_loglikelihoods(folder, [pair for pairs in items for pair in pairs]))
-    found = []
-    for pairs in items:
-        loglikelihoods = [next(scored)[0] for _ in pairs]
-        found.append(loglikelihoods.index(max(loglikelihoods)))
-    return found
 
 
 def test_truthfulqa_requests_have_the_published_digest(mirror: Path) -> None:
@@ -83,30 +61,3 @@ class TinyTokenizer:
 )
 def test_split_differences(pair: tuple[str, str], differs: bool) -> None:
     assert split_differences(TinyTokenizer(), [[("x", "d"), pair]]) == [(0, 1)] * differs
-
-
-def test_checkpoint_has_pythias_shape_and_tokenizer(folder: Path, mirror: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    assert (model.config.model_type, model.config.vocab_size) == ("gpt_neox", 50304)
-    assert model.config.max_position_embeddings == 2048
-    assert (folder / "model.safetensors").exists()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    pythia = Tokenizer.from_file(str(mirror / "pythia_tokenizer/tokenizer.json"))
-    text = "".join(michaelov_pairs("hindsight-neglect", mirror)[0][0])
-    assert tokenizer.encode(text) == pythia.encode(text).ids
-    assert tokenizer.encode("  A") == [50276, 34]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", PRIZE_FILES)
-def test_each_label_wins_at_least_a_fifth_of_the_items(
-    folder: Path, mirror: Path, task: str
-) -> None:
-    found = winners(folder, task, mirror)
-    assert min(found.count(0), found.count(1)) >= len(found) / 5
-
-
-@pytest.mark.slow
-def test_truthfulqas_first_answer_wins_sometimes_only(folder: Path, mirror: Path) -> None:
-    found = winners(folder, "truthfulqa", mirror)
-    assert 0 < found.count(0) < len(found)

@@ -1,11 +1,13 @@
 """The demo study, trained and scored by its rules: signs and ranges, never digits.
 
 Four of the nine checkpoints of one run per size are scored, which is what the expectations look
-at; `make demo` scores all.
+at; `make demo` scores all. Where a SLURM cluster can be started, the study runs there, by
+`snakemake --profile slurm`; elsewhere on this machine.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from test_slurm import filled_in, gpus_asked_for, most_gpus_at_once, snakemake_slurm
 
+from cluster import Cluster, why_not
 from downslope.cells import cells_of, values_of
 from downslope.demo_expectations import expectations
 from downslope.demo_training import SIZES, build_model
@@ -25,8 +29,11 @@ from tiny_study import ROOT, snakemake
 STEPS = ("40", "320", "453", "640")
 
 
+ON_SLURM = why_not() is None or bool(os.environ.get("DOWNSLOPE_DEMAND_SLURM"))
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The demo study after its run."""
     study = tmp_path_factory.mktemp("demo") / "study"
     shutil.copytree(ROOT / "config/demo", study / "config")
@@ -35,8 +42,25 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = [row for row in rows if (f := row.split("\t"))[5] == "1" and f[3] in STEPS]
     assert len(kept) == 12
     table.write_text("\n".join([header, *kept]) + "\n")
-    snakemake(study)
+    if ON_SLURM:
+        root = filled_in(tmp_path_factory.mktemp("site") / "downslope")
+        # The toy cluster's node claims more cores than there are; no more jobs than these.
+        few = ("--jobs", str(1 + (os.cpu_count() or 1)))
+        cluster = request.getfixturevalue("cluster")
+        snakemake_slurm(cluster, root, "--directory", str(study), *few, seconds=1800)
+    else:
+        snakemake(study)
     return study
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ON_SLURM, reason=f"runs on this machine: {why_not()}")
+def test_on_the_cluster_scoring_alone_asked_for_gpus(demo: Path, cluster: Cluster) -> None:
+    jobs = cluster.jobs(workdir=demo)
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    assert gpus_asked_for(jobs) == {("score", 1, "gpu")}
+    assert sum(job.rule == "score" for job in jobs) == 12
+    assert most_gpus_at_once(jobs) <= 2
 
 
 @pytest.mark.slow

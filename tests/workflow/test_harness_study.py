@@ -12,8 +12,9 @@ import pytest
 
 from downslope.item_values import read_item_values
 from downslope.tsv import read_tsv
+from forked import snakemake
 from harness_folders import new, sample, write_samples
-from tiny_study import ROOT, snakemake
+from tiny_study import ROOT
 
 SIZES, STEPS, ITEMS = ("70m", "160m", "410m", "1b"), (1000, 8000, 64000, 143000), 150
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from test_contract import jobs
 
+from forked import snakemake
 from loopback import Hub
-from tiny_study import COLUMNS, checkpoint_row, make_model, snakemake, write_config, write_tsv_rows
+from tiny_study import COLUMNS, checkpoint_row, make_model, write_config, write_tsv_rows
 
 REPO = "lab/tiny"
 
