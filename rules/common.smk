@@ -1,6 +1,7 @@
 # Reads and checks the study, and answers the questions that rules ask about it.
 # Needs config/config.yaml, checkpoints.tsv and tasks.tsv in the working directory.
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -126,6 +127,16 @@ def harness_files():
     harness = config["harness"]
     try:
         return input_files(Path(harness["folder"]), harness.get("files", "**/*.json"))
+    except StudyError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def plans_to_count(wildcards):
+    """The plans that can be made from what is on this disk."""
+    from downslope.cost_inputs import plans_at_hand
+
+    try:
+        return plans_at_hand(STUDY, LOCK, os.environ.get("DOWNSLOPE_MIRROR"))
     except StudyError as error:
         raise WorkflowError(str(error)) from None
 

@@ -2,14 +2,11 @@
 # prints it and writes results/cost.md and cost.tsv. It runs whenever it is asked for, since the
 # answer changes with what has been fetched and scored, and it needs neither lock nor network:
 # plans that can be made from what is on this disk are made, the rest goes by bytes.
-import os
-
-from downslope.cost_inputs import plans_at_hand
 
 
 rule cost:
     input:
-        lambda w: plans_at_hand(STUDY, LOCK, os.environ.get("DOWNSLOPE_MIRROR")),
+        plans_to_count,
     log:
         "logs/cost.log",
     localrule: True
