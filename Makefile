@@ -3,7 +3,8 @@
 # make status      checkpoints and tasks: done, running, queued, failed, waiting (STUDY=folder)
 # make cost        GPU hours, download and disk of a study before anything starts (STUDY=folder)
 # make bench       the engine beside lm-evaluation-harness, on this machine: up to 20 minutes
-# make test        every test
+# make test        every test that needs no cluster: up to 20 minutes
+# make test-slurm  the tests on a SLURM cluster of their own (as root, with Debian's packages)
 # make check       style, types, and the workflow's own linter
 #
 # Each target sets up .venv from pinned requirements first. DOWNSLOPE_MIRROR (a folder or an
@@ -24,9 +25,10 @@ endif
 export PATH := $(BIN):$(PATH)
 
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules host
+TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo published status cost bench test check format clean
+.PHONY: help demo published status cost bench test test-slurm check format clean
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
@@ -69,7 +71,11 @@ bench: $(VENV)/installed-test
 	$(BIN)/python scripts/bench_engine.py $(BENCH)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(TESTS) -m "not slurm" $(PYTEST)
+
+test-slurm: export DOWNSLOPE_DEMAND_SLURM = 1
+test-slurm: $(VENV)/installed-test
+	$(TESTS) -m slurm tests/workflow $(PYTEST)
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 LONGEST = (
-    *("test_demo", "test_slurm", "test_faults", "test_disk_budget", "test_scale"),
+    *("test_demo", "test_slurm", "test_faults", "test_weights_pass", "test_slurm_weights"),
+    "test_scale",
     *("test_against_harness", "test_contract", "test_hub_study", "test_harness_study"),
 )
 

@@ -45,6 +45,8 @@ from tiny_study import (
     write_tsv_rows,
 )
 
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
 CELLS = "results/cells.tsv"
 TASKS = {"alpha": 12, "long": 3000}
 # Tasks are scored in this order; the first is finished in a moment, the second takes seconds.

@@ -39,6 +39,8 @@ from tiny_study import (
     write_tsv_rows,
 )
 
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
 TOKEN, SECRET = "hf_planted_token_9f27", "planted_secret_b41c"
 PLANTED = {"HF_TOKEN": TOKEN, "MY_STORAGE_PASSWORD": SECRET}
 CELLS = "results/cells.tsv"
@@ -248,7 +250,6 @@ def most_gpus_at_once(jobs: list[Job]) -> int:
     return most
 
 
-@pytest.mark.slow
 def test_the_bare_command_scores_a_study(story: Story) -> None:
     assert story.made.rules == {
         "make_items": 1, "make_plan": 1, "score": 3, "score_cells": 1,
@@ -258,7 +259,6 @@ def test_the_bare_command_scores_a_study(story: Story) -> None:
     assert {cell.split("\t")[0] for cell in cells} == {"w8-s1", "w8-s2", "w8-s4"}
 
 
-@pytest.mark.slow
 def test_scoring_jobs_ask_for_a_gpu_and_no_others_do(story: Story, cluster: Cluster) -> None:
     jobs = [*story.made.submitted, *story.task.submitted]
     assert gpus_asked_for(jobs) == {("score", 1, "gpu")}
@@ -266,14 +266,12 @@ def test_scoring_jobs_ask_for_a_gpu_and_no_others_do(story: Story, cluster: Clus
     assert "gres:gpu:fake:1" in cluster.scontrol("show", "job", str(story.made.submitted[2].id))
 
 
-@pytest.mark.slow
 def test_never_more_than_two_gpus_at_once(story: Story) -> None:
     scored = [job for job in story.made.submitted if job.rule == "score"]
     assert max(map(started_at, scored)) >= min(map(ended_at, scored)), "the third one waited"
     assert most_gpus_at_once(scored) == 2
 
 
-@pytest.mark.slow
 def test_a_new_checkpoint_is_one_scoring_job(story: Story) -> None:
     assert story.checkpoint.rules == {"score": 1, "score_cells": 1}
     (job,) = (job for job in story.checkpoint.submitted if job.rule == "score")
@@ -281,7 +279,6 @@ def test_a_new_checkpoint_is_one_scoring_job(story: Story) -> None:
     assert Path(job.workdir) == Path(story.study.resolve())
 
 
-@pytest.mark.slow
 def test_a_new_task_is_scored_alone_and_each_checkpoint_loaded_once(story: Story) -> None:
     assert story.task.rules["score"] == 4
     assert story.task.rules["make_items"] == story.task.rules["make_plan"] == 1
@@ -293,7 +290,6 @@ def test_a_new_task_is_scored_alone_and_each_checkpoint_loaded_once(story: Story
     assert all(path.name.startswith("beta.") for path in new)
 
 
-@pytest.mark.slow
 def test_a_removed_checkpoint_costs_only_the_aggregates(story: Story) -> None:
     assert set(story.removed.rules) == {"score_cells"}
     assert not story.removed.packs
@@ -301,7 +297,6 @@ def test_a_removed_checkpoint_costs_only_the_aggregates(story: Story) -> None:
     assert story.removed.cells.splitlines() == kept
 
 
-@pytest.mark.slow
 def test_submitted_jobs_have_no_secret_and_no_network(story: Story) -> None:
     started = story.made.environments
     assert len(started["score_checkpoint.py"]) >= 3
@@ -314,7 +309,6 @@ def test_submitted_jobs_have_no_secret_and_no_network(story: Story) -> None:
         assert environment["HF_TOKEN"] == TOKEN, "local jobs, downloads among them, keep theirs"
 
 
-@pytest.mark.slow
 def test_a_planted_secret_is_written_nowhere(story: Story, cluster: Cluster) -> None:
     wanted = [
         form
@@ -341,7 +335,6 @@ def base64_forms(secret: bytes) -> list[bytes]:
     return [base64.b64encode(b"x" * shift + secret)[4:-4] for shift in range(3)]
 
 
-@pytest.mark.slow
 def test_the_local_profile_needs_no_cluster(tmp_path: Path) -> None:
     write_tables(tmp_path, (1,), {"alpha": 3})
     make_tokenizer(tmp_path / "tokenizer")
@@ -374,7 +367,6 @@ def accounted(
     return start_cluster(accounting=True), root
 
 
-@pytest.mark.slow
 def test_with_accounting_and_a_job_that_fails(
     accounted: tuple[Cluster, Path], story: Story
 ) -> None:
