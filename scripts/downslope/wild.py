@@ -43,10 +43,12 @@ def weights(runs: int, draws: int | None = None) -> FloatArray:
 
 
 def smallest_p(runs: int) -> float:
-    """The least p that any data can give: 2 / 2^runs where all vectors are taken.
+    """The least p that any data can give: 2 / 2^runs where all vectors are taken; 1 without runs.
 
     It is the share of the vectors that change no |t|: the identity, and what was drawn like it.
     """
+    if not runs:
+        return 1.0
     return float((np.abs(weights(runs).sum(axis=1)) == runs).mean())
 
 

@@ -65,6 +65,7 @@ def test_vectors_begin_with_the_identity_and_none_is_another_s_negative():
     assert (vectors[0] == 1).all()
     assert len({tuple(w) for w in np.vstack([vectors, -vectors])}) == 2**6
     assert smallest_p(8) == 2 / 256
+    assert smallest_p(0) == 1
     assert weights(12).shape == (2**11, 12)
 
 

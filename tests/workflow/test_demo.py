@@ -49,7 +49,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         # The toy cluster's node claims more cores than there are; no more jobs than these.
         few = ("--jobs", str(1 + (os.cpu_count() or 1)))
         cluster = request.getfixturevalue("cluster")
-        wanted = ("--directory", str(study), *few, "--", *ON_CLUSTER)
+        wanted = (*ON_CLUSTER, "--directory", str(study), *few)
         snakemake_slurm(cluster, root, *wanted, seconds=1800)
     snakemake(study)
     return study

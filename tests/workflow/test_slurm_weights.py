@@ -70,7 +70,7 @@ def passed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             printed = snakemake_slurm(
                 cluster,
                 root,
-                *("--directory", str(study), "--config", machine, "--", CELLS),
+                *(CELLS, "--directory", str(study), "--config", machine),
                 check=False,
                 **env,
             )
