@@ -22,6 +22,7 @@ from downslope.errors import StudyError
 from downslope.identity import model_digest
 from downslope.models import load_model
 from downslope.plan import write_plan
+from downslope.plan_list import list_plans
 from downslope.scoring import score_tasks
 from downslope.store import TaskJob, TaskStore, read_scores
 from downslope.tokenization import FolderTokenizer
@@ -67,8 +68,10 @@ class Job:
             folder / "manifest.tsv", list(files.columns), files.to_dict(orient="records")
         )
         self.plans = [plan_of(self.model, task, 40) for task in TASKS]
-        for plan in self.plans:
-            write_plan(plan, folder / f"{plan.facts['task']}.safetensors")
+        paths = [folder / f"plans/{task}.safetensors" for task in TASKS]
+        for plan, path in zip(self.plans, paths, strict=True):
+            write_plan(plan, path)
+        list_plans(paths, folder / "plans.tsv")
         self.outputs = [folder / f"out/{task}.parquet" for task in TASKS]
 
     def start(
@@ -77,7 +80,7 @@ class Job:
         job = {
             "folder": str(self.model),
             "manifest": str(self.folder / "manifest.tsv"),
-            "plans": [str(self.folder / f"{task}.safetensors") for task in TASKS],
+            "plans": str(self.folder / "plans.tsv"),
             "tasks": TASKS,
             "store": str(self.store),
             "dtype": "float32",
