@@ -256,9 +256,11 @@ def story(
         arguments = (CELLS, "--set-resources", "score:runtime=attempt")
         with Run(cluster, root, study, arguments) as run:
             run.until(accidents(run, told))
+            # By then the one that met its time limit is known to have done so.
+            run.until(lambda: len(run.jobs(OVERTIME)) > 1)
             cluster.kill_slurmd()
             cluster.start_slurmd()
-            # While one job waits for its time limit, the same study without any accident.
+            # Meanwhile the same study without any accident.
             snakemake(study.with_name("undisturbed"), CELLS, root=root)
             run.wait()
         told.printed = run.printed
