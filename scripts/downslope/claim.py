@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from downslope.errors import StudyError
+from downslope.files import file_time
 from downslope.logs import duration
 from downslope.process import runs, this_process
 from downslope.termination import terminated_in_order
@@ -85,6 +86,11 @@ class Holder:
             return False
         return here["boot"] is not None and not runs(self.facts["pid"], self.facts["pid_start"])
 
+    def is_alive(self, limit: float = PACE.limit) -> bool:
+        """Whether it still counts as the holder: not known to have ended, nor silent for longer
+        than `limit` seconds."""
+        return not self.is_dead() and self.silent <= limit
+
 
 def holder(folder: Path, *, now: float | None = None) -> Holder | None:
     """Who holds the claim on a folder; None where nobody does.
@@ -108,20 +114,6 @@ def holder(folder: Path, *, now: float | None = None) -> Holder | None:
         return None
     token = path.stem if paths else "unknown"
     return Holder(token, facts, (file_time(folder) if now is None else now) - seen)
-
-
-def file_time(folder: Path) -> float:
-    """Seconds since the epoch by the clock that dates files in `folder`; this machine's own where
-    nothing can be written there."""
-    probe = folder / f".clock.{uuid.uuid4().hex[:12]}"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
 
 
 class Claim:
@@ -158,9 +150,8 @@ class Claim:
             found = holder(self.folder, now=now)
             if found is None:
                 continue
-            dead = found.is_dead()
-            if (dead or found.silent > self.pace.limit) and self._retire(found.token):
-                why = "it has ended" if dead else f"silent for {duration(found.silent)}"
+            if not found.is_alive(self.pace.limit) and self._retire(found.token):
+                why = "it has ended" if found.is_dead() else f"silent for {duration(found.silent)}"
                 log.warning("%s: taking over from %s: %s", self.folder, found, why)
                 continue
             if time.monotonic() - told >= self.pace.tell:

@@ -23,12 +23,12 @@ def failure_reasons(resources: Path) -> list[tuple[str, str, str]]:
     """
     reasons = []
     for path in resources.glob(f"scored/*/*{FAILED}"):
-        reasons.append((path.parent.name, path.name.rsplit(".", 2)[0], _sentence(path)))
+        reasons.append((path.parent.name, path.name.rsplit(".", 2)[0], reason_in(path)))
     for path in resources.glob(f"weights/*{FAILED}"):
-        reasons.append((path.name.removesuffix(FAILED), "", _sentence(path)))
+        reasons.append((path.name.removesuffix(FAILED), "", reason_in(path)))
     return sorted(reasons)
 
 
-def _sentence(path: Path) -> str:
+def reason_in(marker: Path) -> str:
     """What a marker says, on one line: it becomes a field of a table."""
-    return " ".join(path.read_text(encoding="utf-8").split())
+    return " ".join(marker.read_text(encoding="utf-8").split())

@@ -1,10 +1,11 @@
-"""Files that are whole or absent: atomic writes, content hashes, sizes in words."""
+"""Files that are whole or absent: atomic writes, content hashes, clocks, sizes in words."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,20 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def sha256_text(text: str) -> str:
     """Hexadecimal sha256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_time(folder: Path) -> float:
+    """Seconds since the epoch by the clock that dates files in `folder`; this machine's own where
+    nothing can be written there."""
+    probe = folder / f".clock.{uuid.uuid4().hex[:12]}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def amount(size: float) -> str:

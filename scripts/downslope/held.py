@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from downslope.claim import CLAIM, PACE, Holder, holder
+from downslope.claim import CLAIM, Holder, holder
 from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.lock import LockedFile, records_by_name
@@ -113,10 +113,10 @@ class Holdings:
             return Held(path, size, Need.NOT_OURS, "is the source of a local checkpoint")
         if name.startswith(HIDDEN):
             return Held(path, size, Need.WAITED_FOR, "is being deleted", size)
-        if other := _alive(path):
+        if other := _writer(path):
             return Held(path, size, Need.WAITED_FOR, f"is being fetched by {other}", other.token)
         progress, trace = self._progress(name)
-        if scorer := _alive(self.study.folder / "resources/scored" / name):
+        if scorer := _writer(self.study.folder / "resources/scored" / name):
             why = f"is being scored by {scorer}: {progress}"
             return Held(path, size, Need.WAITED_FOR, why, (scorer.token, *trace))
         if name not in self._wanted:
@@ -203,10 +203,10 @@ class Holdings:
         return [(self.study.folder / source).resolve() for source in sources]
 
 
-def _alive(folder: Path) -> Holder | None:
-    """Who writes in a folder, unless that process is dead or has long been silent."""
+def _writer(folder: Path) -> Holder | None:
+    """Who writes in a folder, as far as that process lives."""
     found = holder(folder) if folder.is_dir() else None
-    return None if found is None or found.is_dead() or found.silent > PACE.limit else found
+    return found if found and found.is_alive() else None
 
 
 def _size(path: Path) -> int:

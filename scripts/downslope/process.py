@@ -1,9 +1,11 @@
-"""What identifies a process beyond its number, and whether it still runs."""
+"""What identifies a process beyond its number, whether it still runs, and what it has used."""
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,16 @@ def runs(pid: int, start: str | None) -> bool:
         return True  # somebody else's, of which nothing more can be known
     found = _start(pid)
     return found is None or found == start
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held in memory, by the kernel's count of its own pages."""
+    for line in (_text(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    # Elsewhere the best there is; on Linux a program inherits this from the one that started it.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _start(pid: int) -> str | None:

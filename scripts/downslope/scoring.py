@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from downslope.errors import StudyError
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
 from downslope.packing import computed_tokens
+from downslope.process import peak_memory
 from downslope.self_check import choose_path
 from downslope.store import TaskJob, unfinished
 from downslope.tokenization import tokenizer_digest
@@ -215,7 +215,7 @@ def _standing(place: str, scorer: Scorer) -> str:
 
 def _memory(scorer: Scorer) -> dict[str, int]:
     """Bytes of peak memory, of the process and of the GPU."""
-    peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = {"peak_bytes": peak_memory()}
     if scorer.device.type == "cuda":
         peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(scorer.device)
     return peak

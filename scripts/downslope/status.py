@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from downslope.claim import PACE, Holder, file_time, holder
+from downslope.claim import holder
 from downslope.errors import StudyError
-from downslope.failures import fetch_marker
-from downslope.files import amount
+from downslope.failures import fetch_marker, reason_in
+from downslope.files import amount, file_time
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.locked import NOT_LOCKED, Lock
 from downslope.logs import duration
@@ -105,7 +105,7 @@ class StudyStatus:
         place = self.folder / "resources/scored" / row.ckpt
         found = holder(place, now=self._now) if place.is_dir() else None
         share = _share(tasks)
-        if found and _lives(found):
+        if found and found.is_alive():
             words = [share, self._rate(log), f"{found}, sign of life {duration(found.silent)} ago"]
             return "running", "; ".join(filter(None, words))
         if failures := [task for task in tasks if task.state == "failed"]:
@@ -129,7 +129,7 @@ class StudyStatus:
         weights = self.folder / "resources/weights"
         place = weights / row.ckpt
         found = holder(place, now=self._now) if place.is_dir() else None
-        if found and _lives(found):
+        if found and found.is_alive():
             last = _tail(self.folder / f"logs/fetch/{row.ckpt}.log")
             waits = [line for line in last if "waiting for disk" in line]
             if waits and waits[-1] == next((x for x in reversed(last) if x[:1] != " "), ""):
@@ -137,7 +137,7 @@ class StudyStatus:
             size = f" of {amount(self._sizes[row.ckpt])}" if row.ckpt in self._sizes else ""
             return "fetching", f"{amount(bytes_below(place))}{size}; {found}"
         if (marker := fetch_marker(weights, row.ckpt)).is_file():
-            return "failed", f"download: {_one_line(marker)}"
+            return "failed", f"download: {reason_in(marker)}"
         return None
 
     def _tasks(self, row: Checkpoint) -> list[TaskStanding]:
@@ -164,7 +164,7 @@ class StudyStatus:
             if facts and facts["identity"] == identity:
                 return TaskStanding(task, "done", packs, packs)
         if store.marker.name in scored:
-            return TaskStanding(task, "failed", 0, packs, _one_line(store.marker))
+            return TaskStanding(task, "failed", 0, packs, reason_in(store.marker))
         done = store.packs_stored() if store.finished.stem + ".packs" in scored else 0
         return TaskStanding(task, "part" if done else absent, done, packs)
 
@@ -206,10 +206,6 @@ class StudyStatus:
         return f"{float(found[-1][1]):,.0f} tokens/s, {found[-1][2]}" if found else ""
 
 
-def _lives(found: Holder) -> bool:
-    return not found.is_dead() and found.silent <= PACE.limit
-
-
 def _share(tasks: Iterable[TaskStanding]) -> str:
     tasks = list(tasks)
     done, packs = sum(t.packs_done for t in tasks), sum(t.packs for t in tasks)
@@ -221,10 +217,6 @@ def _names(folder: Path) -> set[str]:
         return {path.name for path in folder.iterdir()}
     except OSError:
         return set()
-
-
-def _one_line(path: Path) -> str:
-    return " ".join(path.read_text(encoding="utf-8").split())
 
 
 def _tail(path: Path) -> list[str]:

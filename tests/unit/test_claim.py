@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from downslope.claim import CLAIM, Claim, ClaimLost, Pace, claimed, file_time, holder
+from downslope.claim import CLAIM, Claim, ClaimLost, Pace, claimed, holder
+from downslope.files import file_time
 from downslope.process import runs, this_process
 from tiny_study import ROOT
 

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from downslope.errors import StudyError
+from downslope.process import peak_memory
 
 REPEATED = 3
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -35,14 +36,13 @@ print(time.monotonic() - float(sys.argv[1]))
 
 class Process(NamedTuple):
     """Seconds from the start to the first pack scored, of the self-check in them, and of that pack
-    when scored again; bytes of the weights, and of the process at its largest (None where the
-    system does not tell)."""
+    when scored again; bytes of the weights, and of the process at its largest."""
 
     first: float
     check: float
     pack: float
     weights: int
-    peak: int | None
+    peak: int
 
 
 class FixedCost(NamedTuple):
@@ -123,17 +123,13 @@ def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> No
     print(json.dumps(Process(first, check, pack, weights, _peak(scorer))._asdict()))
 
 
-def _peak(scorer: Any) -> int | None:
+def _peak(scorer: Any) -> int:
     """Most bytes that this process has held: on its GPU, or resident in memory."""
     import torch
 
     if scorer.device.type == "cuda":
         return torch.cuda.max_memory_allocated(scorer.device)
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else []:
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    return None
+    return peak_memory()
 
 
 if __name__ == "__main__":

@@ -128,8 +128,7 @@ def _in_processes(settings: Settings, report: Report, layout: Layout, folder: Pa
     log.info("memory of a scoring process, %s", last)
     checkpoint = _written(settings, last, layout, folder)
     process = score_in_process(checkpoint, folder / "plan", threads=cores(), **given)
-    if process.peak is not None:
-        report.memory = settings.name(last), process.peak - process.weights, process.weights
+    report.memory = settings.name(last), process.peak - process.weights, process.weights
 
 
 def _written(settings: Settings, shape: str, layout: Layout, folder: Path) -> Path:
