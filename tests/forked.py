@@ -23,7 +23,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tiny_study import ROOT, failed, snakemake_arguments
+from tiny_study import ROOT, snakemake_by
 
 LIBRARIES = (
     *("torch", "transformers", "transformers.modeling_utils", "transformers.models.auto"),
@@ -93,20 +93,8 @@ def snakemake(
     key = tuple(sorted(env.items()))
     if key not in _servers:
         _servers[key] = Server(**env)
-    done = subprocess.run(
-        [
-            *(_servers[key].launcher, "snakemake.py"),
-            *snakemake_arguments(study, *arguments, root=root),
-        ],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **env},
-        check=False,
-    )
-    if check and done.returncode:
-        raise failed(done.stdout, *arguments)
-    return done.stdout
+    program = [str(_servers[key].launcher), "snakemake.py"]
+    return snakemake_by(program, study, arguments, check, root, env)
 
 
 # The server's side.

@@ -167,8 +167,21 @@ def snakemake(
     study: Path, *arguments: str, check: bool = True, root: Path = ROOT, **env: str
 ) -> str:
     """Run the workflow in `root` on a study with two cores; returns what it printed."""
+    return snakemake_by([sys.executable, "-m", "snakemake"], study, arguments, check, root, env)
+
+
+def snakemake_by(
+    program: list[str],
+    study: Path,
+    arguments: tuple[str, ...],
+    check: bool,
+    root: Path,
+    env: dict[str, str],
+) -> str:
+    """What `snakemake` does, with `program` in the place of Snakemake."""
+    place = ["--snakefile", str(root / "Snakefile"), "--directory", str(study)]
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *snakemake_arguments(study, *arguments, root=root)],
+        [*program, *place, "--cores", "2", "--nocolor", *arguments],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,16 +189,6 @@ def snakemake(
         check=False,
     )
     if check and done.returncode:
-        raise failed(done.stdout, *arguments)
+        said = done.stdout[-6000:]
+        raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{said}")
     return done.stdout
-
-
-def snakemake_arguments(study: Path, *arguments: str, root: Path = ROOT) -> list[str]:
-    """What Snakemake is told beside `arguments`."""
-    place = ["--snakefile", str(root / "Snakefile"), "--directory", str(study)]
-    return [*place, "--cores", "2", "--nocolor", *arguments]
-
-
-def failed(printed: str, *arguments: str) -> AssertionError:
-    """The end of what a run printed that ought not to have failed."""
-    return AssertionError(f"snakemake {' '.join(arguments)} failed:\n{printed[-6000:]}")

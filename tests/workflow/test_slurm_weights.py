@@ -9,23 +9,12 @@ from pathlib import Path
 
 import pytest
 from test_slurm import CELLS, filled_in, gpus_asked_for, most_gpus_at_once, snakemake_slurm
-from test_weights_pass import REPO, Watch, files, published, rows, weight_files_sent
+from test_weights_pass import REPO, Watch, files, make_hub_study, published, weight_files_sent
 
 from cluster import Cluster, Job
 from forked import snakemake
 from loopback import Hub
-from tiny_study import (
-    COLUMNS,
-    DATASET_COLUMNS,
-    TASK_COLUMNS,
-    add_dataset,
-    make_model,
-    make_tokenizer,
-    prize_lines,
-    task_row,
-    write_config,
-    write_tsv_rows,
-)
+from tiny_study import make_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -48,14 +37,8 @@ class Passed:
 def passed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     """Five checkpoints under a budget of two; of one the hub has lost the weights."""
     place = tmp_path_factory.mktemp("weights")
-    root, study = filled_in(place / "downslope"), place / "study"
-    (study / "config").mkdir(parents=True)
-    make_tokenizer(study / "tokenizer")
-    datasets = [add_dataset(study, "tiny-alpha", prize_lines(12, "alpha"))]
-    write_tsv_rows(study / "config/datasets.tsv", DATASET_COLUMNS, datasets)
-    write_tsv_rows(study / "config/tasks.tsv", TASK_COLUMNS, [task_row("alpha")])
-    write_tsv_rows(study / "config/checkpoints.tsv", COLUMNS, rows(STEPS))
-    write_config(study, ["alpha"])
+    root = filled_in(place / "downslope")
+    study = make_hub_study(place / "study", STEPS)
     with Hub() as hub:
         for step in STEPS:
             make_model(place / f"model{step}", seed=step, width=16)

@@ -65,8 +65,22 @@ def files(folder: Path, nan: bytes = b"") -> dict[str, bytes]:
     return found
 
 
-def rows(steps: list[int]) -> list[dict[str, object]]:
-    return [checkpoint_row(16, s, source=f"hub:{REPO}", revision=f"step{s}") for s in steps]
+def make_hub_study(study: Path, steps: list[int]) -> Path:
+    """A study of one task, whose checkpoints are these steps of the hub's model."""
+    (study / "config").mkdir(parents=True)
+    make_tokenizer(study / "tokenizer")
+    datasets = [add_dataset(study, "tiny-alpha", prize_lines(12, "alpha"))]
+    write_tsv_rows(study / "config/datasets.tsv", DATASET_COLUMNS, datasets)
+    write_tsv_rows(study / "config/tasks.tsv", TASK_COLUMNS, [task_row("alpha")])
+    list_steps(study, steps)
+    write_config(study, ["alpha"])
+    return study
+
+
+def list_steps(study: Path, steps: list[int]) -> None:
+    """Write these steps of the hub's model into the table of checkpoints."""
+    rows = [checkpoint_row(16, s, source=f"hub:{REPO}", revision=f"step{s}") for s in steps]
+    write_tsv_rows(study / "config/checkpoints.tsv", COLUMNS, rows)
 
 
 @dataclass
@@ -148,14 +162,7 @@ def whole_folders(study: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     place = tmp_path_factory.mktemp("budget")
-    study = place / "study"
-    (study / "config").mkdir(parents=True)
-    make_tokenizer(study / "tokenizer")
-    datasets = [add_dataset(study, "tiny-alpha", prize_lines(12, "alpha"))]
-    write_tsv_rows(study / "config/datasets.tsv", DATASET_COLUMNS, datasets)
-    write_tsv_rows(study / "config/tasks.tsv", TASK_COLUMNS, [task_row("alpha")])
-    write_tsv_rows(study / "config/checkpoints.tsv", COLUMNS, rows(STEPS))
-    write_config(study, ["alpha"])
+    study = make_hub_study(place / "study", STEPS)
     with Hub() as hub:
         for step, ckpt in zip(STEPS, CKPTS, strict=True):
             make_model(place / ckpt, seed=step, width=16)
@@ -268,15 +275,14 @@ def test_rows_that_come_and_go_cost_what_they_must(passed: Passed) -> None:
     """A finished study whose weights are gone: nothing is fetched for what is scored."""
     study, machine = passed.study, passed.machine()
     kept = [step for step, ckpt in zip(STEPS, CKPTS, strict=True) if ckpt in SOUND]
-    table = study / "config/checkpoints.tsv"
-    write_tsv_rows(table, COLUMNS, rows(kept))
+    list_steps(study, kept)
     found = jobs(study, *machine)
     assert "fetch" not in found
     assert "score" not in found
     model = files(study.parent / "w16-s1")
     weights = model["model.safetensors"]
     passed.hub.publish(REPO, "step9", model | {"model.safetensors": weights[:-1] + b"\0"})
-    write_tsv_rows(table, COLUMNS, rows([*kept, 9]))
+    list_steps(study, [*kept, 9])
     snakemake(study, "resolve", **passed.env)
     found = jobs(study, *machine)
     assert (found["fetch"], found["score"]) == (1, 1)
@@ -284,7 +290,7 @@ def test_rows_that_come_and_go_cost_what_they_must(passed: Passed) -> None:
     assert re.search(r"checkpoints.tsv, line 7 \(w16-s9\): its files take 6.* kB", refused)
     assert "the disk budget is 1.0 kB" in refused
     assert "Select jobs to execute" not in refused, "refused before any job"
-    write_tsv_rows(table, COLUMNS, rows(kept))
+    list_steps(study, kept)
     datasets = [add_dataset(study, f"tiny-{n}", prize_lines(12, n)) for n in ("alpha", "beta")]
     write_tsv_rows(study / "config/datasets.tsv", DATASET_COLUMNS, datasets)
     write_tsv_rows(study / "config/tasks.tsv", TASK_COLUMNS, [task_row("alpha"), task_row("beta")])
