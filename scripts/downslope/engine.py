@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from downslope.attention import NAME, KeyValues, attend, looking, sight_of, to_device
 from downslope.head import Head
 from downslope.packing import Pack
+from downslope.plain import Batch, batches
 
 PLAIN_BATCH_TOKENS = 1024
 """Tokens, padding included, of one batch of the plain path."""
@@ -179,48 +180,33 @@ class Scorer:
         return torch.cat(rows)
 
     def _plain(self, pack: Pack) -> Found:
-        nodes = np.flatnonzero(pack.end == np.arange(1, len(pack.end) + 1))
-        # In depth-first order the first leaf at or behind a token lies below it.
-        owner = np.searchsorted(nodes, pack.target_position)
-        lengths = pack.depth[nodes] + 1
+        most = min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)
         order, parts = [], []
-        most = (
-            1 if self.path == "whole" else min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)
-        )
-        for batch in _batches(lengths, most):
-            # Right padding follows what is scored, so a causal model never sees it: no mask.
-            ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
-            self._pass = ids.size, ids.shape[1]
-            for number, leaf in enumerate(batch):
-                sequence = np.concatenate([pack.stem, pack.tokens[pack.path(int(nodes[leaf]))]])
-                ids[number, : len(sequence)] = sequence
-            targets = np.flatnonzero(np.isin(owner, batch))
-            number_of = np.argsort(batch)[np.searchsorted(np.sort(batch), owner[targets])]
-            depth = pack.depth[pack.target_position[targets]]
-            order.append(targets)
-            parts.append(self._read(ids, number_of, depth, pack.target_token[targets]))
+        for batch in batches(pack, 1 if self.path == "whole" else most):
+            self._pass = batch.ids.size, batch.ids.shape[1]
+            order.append(batch.targets)
+            parts.append(self._read(batch))
         logprob, top = (torch.cat(part) for part in zip(*parts, strict=True))
         back = to_device(np.argsort(np.concatenate(order)), logprob.device)
         return logprob[back], top[back]
 
-    def _read(
-        self, ids: NDArray[Any], number: NDArray[Any], depth: NDArray[Any], token: NDArray[Any]
-    ) -> Found:
-        """Log-probability of each token after the position `depth` of a sequence of a batch."""
-        inputs: dict[str, Any] = {"input_ids": to_device(ids, self.device), "use_cache": False}
+    def _read(self, batch: Batch) -> Found:
+        """Log-probability of each target of a batch, and whether no token is likelier."""
+        ids = to_device(batch.ids, self.device)
         if self.path == "plain":
-            hidden = self.model.base_model(**inputs).last_hidden_state
-            flat = number * ids.shape[1] + depth
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            flat = batch.number * batch.ids.shape[1] + batch.depth
             positions, row = np.unique(flat, return_inverse=True)
             kept = hidden.flatten(0, 1)[to_device(positions, hidden.device)]
-            return Head.of(self.model).logprobs(kept, row, token)
-        columns, column = np.unique(depth, return_inverse=True)
+            return Head.of(self.model).logprobs(kept, row, batch.token)
+        columns, column = np.unique(batch.depth, return_inverse=True)
         keep = to_device(columns.astype(np.int64), self.device)
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            logits = self.model(**inputs, logits_to_keep=keep).logits
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
         else:
-            logits = self.model(**inputs).logits[:, keep]
-        at = (to_device(array.astype(np.int64), logits.device) for array in (number, column, token))
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, keep]
+        wanted = (batch.number, column, batch.token)
+        at = (to_device(array.astype(np.int64), logits.device) for array in wanted)
         return _of_logits(logits.float(), *at)
 
 
@@ -232,15 +218,6 @@ def _of_logits(
     chosen = logits[number, column, token].double()
     normaliser = torch.logsumexp(logits, dim=-1)[number, column].double()
     return chosen - normaliser, chosen >= logits.amax(-1)[number, column]
-
-
-def _batches(lengths: NDArray[Any], most: int) -> Iterator[NDArray[np.intp]]:
-    """Numbers of sequences, longest first, in batches of at most `most` tokens with padding."""
-    order = np.argsort(-lengths, kind="stable")
-    while len(order):
-        count = max(1, most // int(lengths[order[0]]))
-        yield order[:count]
-        order = order[count:]
 
 
 def _added_up(pack: Pack, found: Found) -> Scores:

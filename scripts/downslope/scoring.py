@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from downslope.allocation import keep_freed_memory
 from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.logs import Progress
@@ -87,7 +88,10 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
             "there (dtype in config.yaml)",
             dtype,
         )
-    return Scorer(load_model(folder, dtype=dtype, device=device))
+    model = load_model(folder, dtype=dtype, device=device)
+    if device == "cpu":
+        keep_freed_memory()
+    return Scorer(model)
 
 
 def _require_length(job: TaskJob, scorer: Scorer) -> None:

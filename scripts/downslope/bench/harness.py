@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from downslope.allocation import ordinary_allocation
 from downslope.bench.models import VOCABULARY
 from downslope.bench.operations import wait_for
 from downslope.bench.sets import PROTOCOL, Asked, BenchSet, Layout, Work, harness_requests
@@ -76,7 +77,8 @@ class Harness:
         ]
         wait_for(self._device)
         begun = time.perf_counter()
-        answers = self._model.loglikelihood(requests, disable_tqdm=True)
+        with ordinary_allocation():  # as in its own process
+            answers = self._model.loglikelihood(requests, disable_tqdm=True)
         seconds = time.perf_counter() - begun
         return [float(loglikelihood) for loglikelihood, _ in answers], seconds
 

@@ -96,9 +96,10 @@ def legend(report: Report) -> list[str]:
     if report.harness is not None:
         texts[1:1] = [
             "harness: at its fastest batch of 1, 4, 16 and 64; one call for all requests, as its "
-            "evaluator makes it. ratio: its seconds over Downslope's. gap: largest difference of a "
-            "log-likelihood. flips: items decided differently, in brackets all whose two best "
-            f"choices the harness scores within {report.tie:g}.",
+            "evaluator makes it. Freed memory goes back to the system as in any process, where "
+            "Downslope keeps it for what comes next. ratio: its seconds over Downslope's. gap: "
+            "largest difference of a log-likelihood. flips: items decided differently, in brackets "
+            f"all whose two best choices the harness scores within {report.tie:g}.",
         ]
     return texts
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from downslope.allocation import keep_freed_memory
 from downslope.bench.harness import Harness, Tried, require_harness
 from downslope.bench.models import ARCHITECTURES, POSITIONS, SHAPES, known, random_model
 from downslope.bench.operations import MatrixRate, costs_of
@@ -83,6 +84,7 @@ def bench(settings: Settings) -> Report:
     mirror = find_mirror()
     sets = read_sets(settings.sets, mirror)
     torch.set_num_threads(cores())
+    keep_freed_memory()  # as a scoring process does
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         layout = _layout(mirror, folder / "tokenizer")
