@@ -57,6 +57,7 @@ def main(
 
             def load() -> "Scorer":
                 scorer = load_scorer(Path(folder), jobs, dtype=dtype, threads=threads)
+                gc.freeze()  # what has been imported is no garbage, now or later
                 gc.enable()
                 return scorer
 

@@ -19,6 +19,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of a log-probability between two paths that rounding explains."""
 
 _HEAD_SLACK = 5
+_BRANCH = 64  # tokens of the longest request before another one leaves it
 _OTHER_HEAD = "its output layer is not the one assumed, or it sees padding"
 
 
@@ -81,8 +82,8 @@ def _alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: f
 
 
 def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
-    """Long: the longest request and one that leaves it in the middle of its context. Short: the
-    shortest, neighbours from the fullest pack, and a stranger to all.
+    """Long: the longest request and one that leaves it early, so that its tokens stand far behind
+    their depth. Short: the shortest, neighbours from the fullest pack, and a stranger to all.
 
     The one that leaves and the stranger are made up, from the longest one's tokens backwards.
     """
@@ -92,14 +93,14 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     longest = of_longest.request(int(_lengths(of_longest).argmax()))
     middle = (len(fullest.request_start) - 1) // 2
     backwards = longest.tokens[::-1]
-    half = (len(longest.tokens) - longest.answer + 1) // 2
+    leaves = min(_BRANCH, (len(longest.tokens) - longest.answer + 1) // 2)
     away = backwards[: min(12, max(2, len(backwards) // 3))]
     short = [
         of_shortest.request(int(_lengths(of_shortest).argmin())),
         *(fullest.request(number) for number in {max(0, middle - 1), middle}),
         Request((*backwards[:12], 0), 1),
     ]
-    return [longest, Request((*longest.tokens[:half], *away), 2)], short
+    return [longest, Request((*longest.tokens[:leaves], *away), 2)], short
 
 
 def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack, Pack]:

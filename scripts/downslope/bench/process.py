@@ -108,7 +108,8 @@ def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> No
     made = read_plan(plan)
     job = TaskJob(made, TaskStore(plan.parent / "store", "bench", "none"), "")
     scorer = load_scorer(folder, [job], dtype=dtype, threads=threads)
-    gc.enable()  # score_checkpoint has turned it off until here
+    gc.freeze()  # as score_checkpoint does, which has turned it off until here
+    gc.enable()
     loaded = time.monotonic()
     choose_path(scorer, made.packs)
     check = time.monotonic() - loaded
