@@ -114,6 +114,13 @@ def _reasons(cost: Cost) -> list[str]:
             "Disk: room for all weights at once; the least is room for the largest checkpoint, "
             f"{ckpt} with {amount(size)} GB."
         )
+    if cost.rate.is_gpu:
+        each = table["gpu_hours"].sum() / table["parameters"].sum() * 1e9
+        lines.append(
+            "`choose_checkpoints` goes by parameters alone, at the rate of the published study "
+            f"unless told otherwise: `gpu_hours_per_billion: {float(f'{each:.3g}'):g}`, under "
+            "`budget` in config.yaml, makes it spend these hours."
+        )
     bad = len(cost.study.checkpoints) - len(table)
     if bad:
         lines.append(f"Not counted: {bad} checkpoints that are known_bad.")

@@ -417,7 +417,10 @@ def test_a_study_that_scores_nothing_is_told_so(study: Study) -> None:
 
 
 def test_page_says_what_is_not_known(study: Study) -> None:
-    page = cost_page(cost_of(study))
+    cost = cost_of(study)
+    page = cost_page(cost)
+    both = cost.table["gpu_hours"].sum() / 2  # of two checkpoints of 10^9 parameters
+    assert f"`gpu_hours_per_billion: {float(f'{both:.3g}'):g}`" in page
     assert "Counted from plans (tokenizer bytes): alpha;" in page
     assert "**Estimated by bytes, for want of a plan** (tokenizer bytes): beta;" in page
     assert "**Assumed, not measured:** one NVIDIA H100 SXM" in page
