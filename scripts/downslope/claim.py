@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from downslope.errors import StudyError
-from downslope.files import file_time
+from downslope.files import file_time, matching
 from downslope.logs import duration
 from downslope.process import runs, this_process
 from downslope.termination import terminated_in_order
@@ -175,7 +175,7 @@ class Claim:
     def _left_behind(self) -> list[Path]:
         """What processes left that were killed while they waited or took over."""
         oldest, found = file_time(self.folder) - 10 * self.pace.limit, []
-        for file in self.folder.glob(f"{CLAIM}.*/*"):
+        for file in matching(self.folder, f"{CLAIM}.*/*"):
             # Those of a process that lives are renamed at any moment.
             with contextlib.suppress(OSError):
                 if file.stat().st_mtime < oldest:

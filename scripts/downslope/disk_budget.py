@@ -7,6 +7,7 @@ on a large disk all weights stay for the next task), and waits for the others to
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -96,7 +97,10 @@ class DiskBudget:
 
     def _lacking(self, held: Sequence[Held], size: int, there: int) -> float:
         """Bytes by which the budget, or what is free on the disk, is too small."""
-        loose = sum(path.lstat().st_size for path in self.weights.iterdir() if path.is_file())
+        loose = 0
+        for path in self.weights.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the marker of a failure that was mended
+                loose += path.lstat().st_size if path.is_file() else 0
         used = sum(folder.bytes for folder in held) + loose
         return max(used + size - self.limit, size - there - shutil.disk_usage(self.weights).free)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from downslope.files import matching
+
 FAILED = ".failed"
 
 
@@ -22,9 +24,9 @@ def failure_reasons(resources: Path) -> list[tuple[str, str, str]]:
     Sorted, so that equal failures are an equal list.
     """
     reasons = []
-    for path in resources.glob(f"scored/*/*{FAILED}"):
+    for path in matching(resources, f"scored/*/*{FAILED}"):
         reasons.append((path.parent.name, path.name.rsplit(".", 2)[0], reason_in(path)))
-    for path in resources.glob(f"weights/*{FAILED}"):
+    for path in matching(resources, f"weights/*{FAILED}"):
         reasons.append((path.name.removesuffix(FAILED), "", reason_in(path)))
     return sorted(reasons)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import time
@@ -29,6 +30,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """What lies in `folder` under names like `pattern`, sorted; for folders that other processes
+    delete meanwhile. `Path.glob` raises where one has gone since it was listed."""
+    names = glob.glob(pattern, root_dir=folder)  # noqa: PTH207
+    return [folder / name for name in sorted(names)]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from downslope.claim import holder
 from downslope.errors import StudyError
 from downslope.failures import fetch_marker, reason_in
-from downslope.files import amount, file_time
+from downslope.files import amount, file_time, matching
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.locked import NOT_LOCKED, Lock
 from downslope.logs import duration
@@ -184,7 +184,7 @@ class StudyStatus:
     def _plans(self) -> Mapping[tuple[str, str], tuple[str, int]]:
         """Digest and packs of each plan that has been made, by tokenizer and task."""
         plans = {}
-        for path in self.folder.glob("resources/plans/*/*.safetensors"):
+        for path in matching(self.folder, "resources/plans/*/*.safetensors"):
             # A plan of an earlier version will be made again; so will all that was scored by it.
             with contextlib.suppress(StudyError):
                 plan = read_plan(path)

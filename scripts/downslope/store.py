@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from downslope.errors import StudyError
-from downslope.files import atomic_write
+from downslope.files import atomic_write, matching
 from downslope.plan import Plan
 
 _KEY = b"downslope"
@@ -83,7 +83,7 @@ class TaskStore:
         A file holds the packs from its first to its last that no earlier one had.
         """
         packs: set[int] = set()
-        for path in self._packs.glob("*-*.parquet"):
+        for path in matching(self._packs, "*-*.parquet"):
             first, last = map(int, path.stem.split("-"))
             packs.update(range(first, last + 1))
         return len(packs)

@@ -128,11 +128,11 @@ class Environments:
                         self._look(place)
 
     def _look(self, place: Path) -> None:
-        arguments = (place / "cmdline").read_bytes().decode().split("\0")
+        arguments = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
         scripts = [Path(name).name for name in arguments if name.endswith(".py")]
         if not scripts or (place / "cwd").readlink() != self.study:
             return
-        entries = (place / "environ").read_bytes().decode().split("\0")
+        entries = (place / "environ").read_bytes().decode(errors="replace").split("\0")
         self._seen.add(int(place.name))
         script = scripts[-1].split(".", 1)[-1]
         self.of.setdefault(script, []).append(dict(e.split("=", 1) for e in entries if "=" in e))

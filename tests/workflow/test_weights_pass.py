@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from test_contract import jobs
 
+from downslope.files import matching
 from loopback import Hub
 from tiny_study import (
     COLUMNS,
@@ -105,7 +106,7 @@ class Watch:
             "logs/score/*.log",
             "results/scores/*/*",
         ):
-            for path in self.study.glob(pattern):
+            for path in matching(self.study, pattern):
                 self.first_seen.setdefault(str(path.relative_to(self.study)), time.monotonic())
 
     @contextmanager
