@@ -160,7 +160,9 @@ class StudyStatus:
         if store.finished.name in scored:
             return TaskStanding(task, "done", packs, packs)
         if absent == "old":  # or the store was deleted, and what it held is kept here
-            facts = read_facts(self.folder / f"results/scores/{row.ckpt}/{task}.parquet")
+            facts = None
+            with contextlib.suppress(OSError):  # a job that starts deletes what it will publish
+                facts = read_facts(self.folder / f"results/scores/{row.ckpt}/{task}.parquet")
             if facts and facts["identity"] == identity:
                 return TaskStanding(task, "done", packs, packs)
         if store.marker.name in scored:
