@@ -2,7 +2,7 @@
 
 By default glibc gives freed blocks of tens of megabytes back to the system at once, and takes the
 next ones from there: each layer's results are then pages that the kernel has to find and to fill
-with zeros, which took up to a tenth of the time of scoring on a CPU.
+with zeros, which took up to a sixth of the time of scoring on a CPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def ordinary_allocation() -> Iterator[None]:
-    """Inside, memory is taken and given back as in a process that has asked for nothing."""
+    """Inside, memory is taken and given back as in a process that has asked for nothing; behind,
+    it is kept."""
     if _set(_GROWN):
         ctypes.CDLL(None).malloc_trim(0)  # what has been kept so far would go on being used
     try:

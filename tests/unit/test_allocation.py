@@ -49,7 +49,6 @@ def test_what_is_freed_is_used_again() -> None:
     before, kept, ordinary, again = map(int, printed.split())
     assert before > 0.5 * PAGES_IN_A_GB
     assert kept < 0.01 * PAGES_IN_A_GB
-    assert (
-        ordinary > 0.05 * PAGES_IN_A_GB
-    )  # some of what was kept lies between other things, and stays
+    # Some of what was kept lies between other things, and stays.
+    assert ordinary > 0.05 * PAGES_IN_A_GB
     assert again < 0.01 * PAGES_IN_A_GB

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import bench_engine
+from downslope.bench import harness
 from downslope.bench.harness import (
     Allowance,
     Tried,
@@ -26,7 +29,7 @@ from downslope.bench.operations import MatrixRate, Needed
 from downslope.bench.page import Report, as_frame, markdown_page, terminal_page
 from downslope.bench.process import FixedCost, score_in_process
 from downslope.bench.rounds import fraction
-from downslope.bench.sets import BenchSet, Layout, Work
+from downslope.bench.sets import Asked, BenchSet, Layout, Work
 from downslope.bench.table import Row, in_proportion, terminal_table
 from downslope.errors import StudyError
 from downslope.items import Item
@@ -199,6 +202,28 @@ class Stub:
         self.asked.append((batch, len(asked)))
         tokens = 4 * len({ask.context for ask in asked})
         return [0.0] * len(asked), tokens * self.seconds[batch]
+
+
+def test_the_harness_has_the_c_library_s_own_ways_with_memory(monkeypatch):
+    """While it works, and not while Downslope does."""
+    ordinary = []
+
+    @contextlib.contextmanager
+    def entered():
+        ordinary.append(True)
+        yield
+        ordinary.pop()
+
+    def loglikelihood(requests, **_):
+        assert ordinary
+        return [(0.0, True) for _ in requests]
+
+    monkeypatch.setattr(harness, "ordinary_allocation", entered)
+    side = object.__new__(harness.Harness)
+    side._model = SimpleNamespace(loglikelihood=loglikelihood)
+    side._request, side._device = SimpleNamespace, torch.device("cpu")
+    assert side.loglikelihoods([Asked(0, 0, "a", "b")], 1)[0] == [0.0]
+    assert not ordinary
 
 
 def trial(byte_tokenizer, took, **allowed):

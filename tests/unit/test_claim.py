@@ -255,3 +255,20 @@ def test_what_killed_processes_left_is_removed_in_time(tmp_path: Path) -> None:
     with claimed(tmp_path):
         pass
     assert leftovers(tmp_path) == [f"{CLAIM}.waiting.new", f"{CLAIM}.young.over"]
+
+
+def test_a_folder_that_another_process_renames_does_not_fail_the_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{CLAIM}.other.new").mkdir()
+    scandir = os.scandir
+
+    def meanwhile(path: str | Path = ".") -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith(".other.new"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scandir(path)
+
+    with claimed(tmp_path):
+        monkeypatch.setattr(os, "scandir", meanwhile)
+    monkeypatch.undo()
+    assert holder(tmp_path) is None

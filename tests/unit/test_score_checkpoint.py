@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -32,9 +33,9 @@ from tiny_study import ROOT, make_model, write_tsv_rows
 TASKS = ("a", "b")
 
 # A scoring job of which the test can slow down the packs, limit the size of files, and see at the
-# end whether it has imported torch.
+# end whether it has imported torch, and the bytes that the kernel finds anew for tensors of 250 MB.
 PROGRAM = """
-import json, os, resource, sys, time
+import gc, json, os, resource, sys, time
 settings = json.loads(sys.argv[1])
 if settings["largest_file"]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (settings["largest_file"],) * 2)
@@ -47,10 +48,21 @@ if settings["pause"]:
             time.sleep(settings["pause"])
             yield scores
     Scorer.score_packs = slowly
+def found_anew(blocks):
+    import torch
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(blocks):
+        torch.empty(50_000_000, dtype=torch.uint8).fill_(1)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
+said = {}
 try:
     score_checkpoint.main(**settings["job"])
 finally:
-    print(json.dumps({"torch": "torch" in sys.modules, "names": sorted(os.environ)}))
+    said |= {"torch": "torch" in sys.modules, "names": sorted(os.environ)}
+    if said["torch"]:
+        found_anew(1)
+        said |= {"found_anew": found_anew(5), "frozen": gc.get_freeze_count()}
+    print(json.dumps(said))
 """
 
 
@@ -170,6 +182,14 @@ def test_sigterm_saves_the_finished_packs_and_releases_the_claim(job: Job) -> No
         assert read_scores(path)[0].equals(read_scores(one.store.finished)[0])
     assert "scored " in job.log.read_text()
     assert "; b (2 of 2 tasks), peak memory 0." in job.log.read_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_and_imports_stay(job: Job) -> None:
+    status, said = job.run()
+    assert status == 0
+    assert int(str(said["found_anew"])) < 25_000_000
+    assert int(str(said["frozen"])) > 100_000
 
 
 def test_a_twin_loads_nothing_and_publishes_what_the_other_scored(job: Job) -> None:
