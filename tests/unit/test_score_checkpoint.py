@@ -33,7 +33,7 @@ from tiny_study import ROOT, make_model, write_tsv_rows
 TASKS = ("a", "b")
 
 # A scoring job of which the test can slow down the packs, limit the size of files, and see at the
-# end whether it has imported torch, and the bytes that the kernel finds anew for tensors of 250 MB.
+# end whether it has imported torch, and what bytes the kernel has to find for 20 tensors of 50 MB.
 PROGRAM = """
 import gc, json, os, resource, sys, time
 settings = json.loads(sys.argv[1])
@@ -60,8 +60,8 @@ try:
 finally:
     said |= {"torch": "torch" in sys.modules, "names": sorted(os.environ)}
     if said["torch"]:
-        found_anew(1)
-        said |= {"found_anew": found_anew(5), "frozen": gc.get_freeze_count()}
+        found_anew(2)
+        said |= {"found_anew": found_anew(20), "frozen": gc.get_freeze_count()}
     print(json.dumps(said))
 """
 
@@ -188,7 +188,8 @@ def test_sigterm_saves_the_finished_packs_and_releases_the_claim(job: Job) -> No
 def test_freed_memory_and_imports_stay(job: Job) -> None:
     status, said = job.run()
     assert status == 0
-    assert int(str(said["found_anew"])) < 25_000_000
+    # A block may find its place taken by something small, and go to another one once.
+    assert int(str(said["found_anew"])) < 200_000_000
     assert int(str(said["frozen"])) > 100_000
 
 
