@@ -17,6 +17,8 @@ from tiny_study import ROOT, make_study, make_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The workers of a test run are as many as the cores; threads of theirs would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
     *("test_demo", "test_slurm", "test_faults", "test_weights_pass", "test_slurm_weights"),

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 pytest.importorskip("lm_eval", reason="the reference, lm-evaluation-harness, is not installed")
 
 from architectures import PACKED, PLAIN, WINDOW, save_model
-from downslope import engine
-from downslope.attention import BLOCK, attend
+from downslope import attention
+from downslope.attention import attend
 from downslope.engine import Scorer
 from downslope.items import Item, parse_items
 from downslope.models import load_model
@@ -33,6 +33,7 @@ from downslope.packing import Pack
 from downslope.plan import Plan, make_plan
 from downslope.protocols import PROTOCOLS
 from downslope.self_check import choose_path
+from downslope.sight import BLOCK
 from downslope.tokenization import FolderTokenizer
 from harness import harness_loglikelihoods, michaelov_pairs
 
@@ -272,7 +273,7 @@ def without(argument: str, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(*tensors: Any, **given: Any) -> Any:
         return attend(*tensors, **given | {argument: None})
 
-    monkeypatch.setattr(engine, "attend", forgetful)
+    monkeypatch.setattr(attention, "attend", forgetful)
 
 
 @pytest.mark.parametrize(

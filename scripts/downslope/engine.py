@@ -14,9 +14,10 @@ when it is loaded (`self_check`).
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downslope.attention import NAME, KeyValues, attend, looking, sight_of, to_device
-from downslope.head import Head
+from downslope.attention import ancestors_only, looking
+from downslope.head import Found, Head
+from downslope.lanes import lanes
 from downslope.packing import Pack
-from downslope.plain import Batch, batches
+from downslope.plain import batches, read
+from downslope.sight import KeyValues, sight_of, to_device
 
 PLAIN_BATCH_TOKENS = 1024
 """Tokens, padding included, of one batch of the plain path."""
@@ -43,8 +46,11 @@ LEAST_INNER = 16
 Scores = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Log-likelihood (natural log) and greedy flag of each request of a pack."""
 
-Found = tuple[torch.Tensor, torch.Tensor]
-"""Log-probability of each target of a pack, and whether no token is likelier; on the device."""
+
+class _Pass(threading.local):
+    """The forward pass that a thread is at: its tokens, and the fewest that one could have."""
+
+    tokens = least = 0
 
 
 @dataclass
@@ -53,14 +59,19 @@ class Scorer:
 
     `path` is `packed`, `plain` or `whole` (see `self_check`). `inner` bounds the tokens of one
     forward pass, and is None until memory has run out. The pack, not the pass, decides what a
-    token sees, so passes over parts of a pack give the same scores but for rounding.
+    token sees, so passes over parts of a pack give the same scores but for rounding. On a CPU the
+    packed path takes `lanes` packs at once (see `lanes`).
     """
 
     model: Any
     path: str = "packed"
     inner: int | None = None
+    lanes: int = 1
+    threads: int = field(default_factory=torch.get_num_threads)
     _stem: tuple[bytes, KeyValues | None] = field(default=(b"", None), repr=False)
-    _pass: tuple[int, int] = field(default=(0, 0), repr=False)  # its tokens, the fewest possible
+    _stem_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _pass: _Pass = field(default_factory=lambda: _Pass(), repr=False)
+    _given_up: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -70,19 +81,22 @@ class Scorer:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def score_packs(self, packs: Iterable[Pack]) -> Iterator[Scores]:
+    def score_packs(self, packs: Iterable[Pack]) -> Generator[Scores]:
         """Scores of each pack, in order.
 
         On a GPU the next pack is laid out and launched before the last one's numbers are asked
-        for, so that the device does not wait for Python.
+        for, so that the device does not wait for Python; with lanes, one is waiting for the first
+        lane that is free. Who stops early closes the iterator, so that lanes end too.
         """
-        launched: list[tuple[Pack, Found]] = []
-        for pack in packs:
-            launched.append((pack, self._launch(pack)))
-            if self.device.type == "cpu" or len(launched) > 1:
-                yield _added_up(*launched.pop(0))
-        for waiting in launched:
-            yield _added_up(*waiting)
+        launched: deque[tuple[Pack, Callable[[], Found]]] = deque()
+        with self._launching() as (launch, ahead):
+            for pack in packs:
+                launched.append((pack, launch(pack)))
+                if len(launched) > ahead:
+                    pack, found = launched.popleft()
+                    yield _added_up(pack, found())
+            for pack, found in launched:
+                yield _added_up(pack, found())
 
     def score_pack(self, pack: Pack) -> Scores:
         """Scores of one pack.
@@ -97,6 +111,25 @@ class Scorer:
         """(targets,) log-probability of each target of a pack."""
         return self._launch(pack)[0].cpu().numpy()
 
+    @contextmanager
+    def _launching(self) -> Iterator[tuple[Callable[[Pack], Callable[[], Found]], int]]:
+        """What launches a pack, to be asked for its numbers later, and how many may be launched
+        before the first is asked for them."""
+
+        def now(pack: Pack) -> Callable[[], Found]:
+            found = self._launch(pack)
+            return lambda: found
+
+        if self.path != "packed" or self.lanes == 1:
+            yield now, 0 if self.device.type == "cpu" else 1
+            return
+        with lanes(self.lanes) as submit:
+            self._given_up = threading.Event()
+            try:
+                yield lambda pack: submit(self._launch, pack).result, self.lanes
+            finally:
+                self._given_up.set()
+
     @torch.inference_mode()
     def _launch(self, pack: Pack) -> Found:
         """Score a pack; out of memory, once more with passes of half the tokens, and so on, down to
@@ -107,10 +140,11 @@ class Scorer:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                tokens, least = self._pass
+                tokens, least = self._pass.tokens, self._pass.least
                 if tokens <= least:
                     raise
-                self.inner = max(least, tokens // 2)
+                # Another lane may have run out too, and have halved further.
+                self.inner = min(max(least, tokens // 2), self.inner or tokens)
                 self._stem = (b"", None)
             # Outside the handler, whose traceback holds on to the tensors of the failed pass.
             if self.device.type == "cuda":
@@ -124,7 +158,10 @@ class Scorer:
     def _packed(self, pack: Pack) -> Found:
         if not len(pack.stem):
             self._stem = (b"", None)
-        before = self._stem_of(pack.stem) if len(pack.stem) else None
+        before = None
+        if len(pack.stem):
+            with self._stem_lock:
+                before = self._stem_of(pack.stem)
         positions, row = np.unique(pack.target_position, return_inverse=True)
         hidden = self._hidden(pack.tokens, pack.depth, pack.end, before, positions)
         return Head.of(self.model).logprobs(hidden, row, pack.target_token)
@@ -158,19 +195,21 @@ class Scorer:
         Keys and values of all tokens are left in `kept`, if given.
         """
         size = min(self.inner or len(tokens), len(tokens))
-        self._pass = size, LEAST_INNER
+        self._pass.tokens, self._pass.least = size, LEAST_INNER
         stem = int(depth[0])
         rows = []
         for first in range(0, len(tokens), size):
             stop = min(first + size, len(tokens))
-            sight = sight_of(end, depth, first=first, stop=stop, stem=stem)
-            sight.before = before
+            sight = sight_of(
+                *(end, depth), first=first, stop=stop, stem=stem, stacked=self.device.type != "cpu"
+            )
+            sight.before, sight.given_up = before, self._given_up
             sight.kept = kept if kept is not None or stop == len(tokens) else {}
             ids, positions_of = (
                 to_device(array[None, first:stop].astype(np.int64), self.device)
                 for array in (tokens, depth)
             )
-            with _ancestors_only(self.model), looking(sight):
+            with ancestors_only(self.model), looking(sight):
                 hidden = self.model.base_model(
                     input_ids=ids, position_ids=positions_of, use_cache=False
                 ).last_hidden_state
@@ -183,41 +222,12 @@ class Scorer:
         most = min(self.inner or PLAIN_BATCH_TOKENS, PLAIN_BATCH_TOKENS)
         order, parts = [], []
         for batch in batches(pack, 1 if self.path == "whole" else most):
-            self._pass = batch.ids.size, batch.ids.shape[1]
+            self._pass.tokens, self._pass.least = batch.ids.size, batch.ids.shape[1]
             order.append(batch.targets)
-            parts.append(self._read(batch))
+            parts.append(read(self.model, batch, whole=self.path == "whole"))
         logprob, top = (torch.cat(part) for part in zip(*parts, strict=True))
         back = to_device(np.argsort(np.concatenate(order)), logprob.device)
         return logprob[back], top[back]
-
-    def _read(self, batch: Batch) -> Found:
-        """Log-probability of each target of a batch, and whether no token is likelier."""
-        ids = to_device(batch.ids, self.device)
-        if self.path == "plain":
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            flat = batch.number * batch.ids.shape[1] + batch.depth
-            positions, row = np.unique(flat, return_inverse=True)
-            kept = hidden.flatten(0, 1)[to_device(positions, hidden.device)]
-            return Head.of(self.model).logprobs(kept, row, batch.token)
-        columns, column = np.unique(batch.depth, return_inverse=True)
-        keep = to_device(columns.astype(np.int64), self.device)
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        else:
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, keep]
-        wanted = (batch.number, column, batch.token)
-        at = (to_device(array.astype(np.int64), logits.device) for array in wanted)
-        return _of_logits(logits.float(), *at)
-
-
-def _of_logits(
-    logits: torch.Tensor, number: torch.Tensor, column: torch.Tensor, token: torch.Tensor
-) -> Found:
-    """Log-probability of each token, and whether no token is likelier, from (batch, columns,
-    vocabulary) logits."""
-    chosen = logits[number, column, token].double()
-    normaliser = torch.logsumexp(logits, dim=-1)[number, column].double()
-    return chosen - normaliser, chosen >= logits.amax(-1)[number, column]
 
 
 def _added_up(pack: Pack, found: Found) -> Scores:
@@ -234,17 +244,3 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORT_OF_MEMORY)
     )
-
-
-@contextmanager
-def _ancestors_only(model: Any) -> Iterator[None]:
-    """The model's layers attend as `attention` says."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, attend)
-    own = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = own

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downslope.attention import to_device
+from downslope.sight import to_device
 
 ROWS, COLUMNS = 1024, 8192
 """Logits held at once: 32 MB in float32. Fewer rows make slower products, more columns leave
 the cache before the softmax has read them."""
+
+Found = tuple[torch.Tensor, torch.Tensor]
+"""(targets,) each: log-probability of a target, and whether no token is likelier; on the device."""
 
 _LOWEST = torch.finfo(torch.float32).min  # finite, so that columns of minus infinity add nothing
 
@@ -50,9 +53,7 @@ class Head:
             / (getattr(config, "logits_scaling", None) or 1.0),
         )
 
-    def logprobs(
-        self, hidden: torch.Tensor, row: NDArray[Any], token: NDArray[Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs(self, hidden: torch.Tensor, row: NDArray[Any], token: NDArray[Any]) -> Found:
         """Log-probability of `token` after `hidden[row]`, and whether no token is likelier.
 
         hidden (rows, hidden); row and token (targets,). Returns float64 and bool, (targets,) each,
@@ -71,9 +72,7 @@ class Head:
         logprob, top = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         return logprob, top
 
-    def _some(
-        self, hidden: torch.Tensor, row: torch.Tensor, token: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _some(self, hidden: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> Found:
         """The same for at most ROWS rows: one pass over the vocabulary, with a running maximum."""
         largest = hidden.new_full((len(hidden), 1), _LOWEST, dtype=torch.float32)
         total = torch.zeros_like(largest)

@@ -1,18 +1,23 @@
 """The plain path's batches: each distinct sequence of a pack by itself, beside others as long.
 
-Right padding follows what is scored, so a causal model never sees it, and no mask is needed.
+Right padding follows what is scored, so a causal model never sees it, and no mask is needed. Read
+`whole`, a batch goes through all of the model's own code, down to its logits.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from downslope.head import Found, Head
 from downslope.packing import Pack
+from downslope.sight import to_device
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,33 @@ def _alike(lengths: NDArray[Any], most: int) -> Iterator[NDArray[np.intp]]:
         count = max(1, most // int(lengths[order[0]]))
         yield order[:count]
         order = order[count:]
+
+
+def read(model: Any, batch: Batch, *, whole: bool) -> Found:
+    """Log-probability of each target of a batch, and whether no token is likelier."""
+    device = next(model.parameters()).device
+    ids = to_device(batch.ids, device)
+    if not whole:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        flat = batch.number * batch.ids.shape[1] + batch.depth
+        positions, row = np.unique(flat, return_inverse=True)
+        kept = hidden.flatten(0, 1)[to_device(positions, hidden.device)]
+        return Head.of(model).logprobs(kept, row, batch.token)
+    columns, column = np.unique(batch.depth, return_inverse=True)
+    keep = to_device(columns.astype(np.int64), device)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = model(input_ids=ids, use_cache=False).logits[:, keep]
+    wanted = (batch.number, column, batch.token)
+    at = (to_device(array.astype(np.int64), logits.device) for array in wanted)
+    return _of_logits(logits.float(), *at)
+
+
+def _of_logits(
+    logits: torch.Tensor, number: torch.Tensor, column: torch.Tensor, token: torch.Tensor
+) -> Found:
+    """The same from (batch, columns, vocabulary) logits."""
+    chosen = logits[number, column, token].double()
+    normaliser = torch.logsumexp(logits, dim=-1)[number, column].double()
+    return chosen - normaliser, chosen >= logits.amax(-1)[number, column]

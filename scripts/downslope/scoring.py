@@ -7,7 +7,8 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from downslope.allocation import keep_freed_memory
-from downslope.engine import Scorer
+from downslope.engine import Scorer, Scores
 from downslope.errors import StudyError
+from downslope.lanes import lanes_for
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
 from downslope.packing import computed_tokens
@@ -57,12 +59,14 @@ def score_tasks(
     self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
     tasks = [_Task(job, *job.store.load_packs(job.plan)) for job in missing]
-    tokens = sum(len(task.job.plan.packs[k].tokens) for task in tasks for k in task.waiting)
-    progress = Progress("scored", tokens, noun="tokens")
-    for number, task in enumerate(tasks, start=1):
-        place = f"{task.job.store.task} ({number} of {len(tasks)} tasks)"
-        progress.more = partial(_standing, place, scorer)
-        _score_task(task, scorer, self_check, save_every, progress)
+    packs = [task.job.plan.packs[k] for task in tasks for k in task.waiting]
+    progress = Progress("scored", sum(len(pack.tokens) for pack in packs), noun="tokens")
+    # One stream of all tasks' packs: at the end of a task the device does not wait for the next.
+    with closing(scorer.score_packs(packs)) as stream:
+        for number, task in enumerate(tasks, start=1):
+            place = f"{task.job.store.task} ({number} of {len(tasks)} tasks)"
+            progress.more = partial(_standing, place, scorer)
+            _score_task(task, stream, scorer, self_check, save_every, progress)
 
 
 def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: int) -> Scorer:
@@ -91,7 +95,7 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
     model = load_model(folder, dtype=dtype, device=device)
     if device == "cpu":
         keep_freed_memory()
-    return Scorer(model)
+    return Scorer(model, lanes=lanes_for(threads, device), threads=threads)
 
 
 def _require_length(job: TaskJob, scorer: Scorer) -> None:
@@ -133,7 +137,12 @@ class _Task:
 
 
 def _score_task(
-    task: _Task, scorer: Scorer, self_check: float, save_every: float, progress: Progress
+    task: _Task,
+    stream: Iterator[Scores],
+    scorer: Scorer,
+    self_check: float,
+    save_every: float,
+    progress: Progress,
 ) -> None:
     log = logging.getLogger("downslope")
     plan, store = task.job.plan, task.job.store
@@ -142,7 +151,7 @@ def _score_task(
     log.info("%s: %d of %d packs found, scoring %d", store.task, len(task.found), packs,
              len(waiting))  # fmt: skip
     try:
-        _score_packs(task, waiting, scorer, save_every, progress)
+        _score_packs(task, waiting, stream, save_every, progress)
         tokens = computed_tokens([plan.packs[k] for k in waiting])
         seconds = time.monotonic() - clock
         job_facts = {
@@ -167,13 +176,17 @@ def _score_task(
 
 
 def _score_packs(
-    task: _Task, waiting: Sequence[int], scorer: Scorer, save_every: float, progress: Progress
+    task: _Task,
+    waiting: Sequence[int],
+    stream: Iterator[Scores],
+    save_every: float,
+    progress: Progress,
 ) -> None:
     plan, saved = task.job.plan, time.monotonic()
     offsets = plan.request_offsets
-    for k, scores in zip(waiting, scorer.score_packs(plan.packs[k] for k in waiting), strict=True):
+    for k in waiting:
         span = slice(offsets[k], offsets[k + 1])
-        task.loglikelihood[span], task.greedy[span] = scores
+        task.loglikelihood[span], task.greedy[span] = next(stream)
         finite = np.isfinite(task.loglikelihood[span])
         if not finite.all():
             request = int(offsets[k]) + int(np.flatnonzero(~finite)[0])
@@ -240,7 +253,7 @@ def environment(scorer: Scorer) -> Mapping[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "numpy")},
     }
-    facts["threads"] = torch.get_num_threads()
+    facts |= {"threads": scorer.threads, "lanes": scorer.lanes}
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts | _memory(scorer)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from downslope.attention import FEWEST_KEYS, Sight, attend, looking, sight_of
+from downslope.attention import GivenUp, attend, looking
 from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
+from downslope.sight import FEWEST_KEYS, Sight, sight_of
 
 
 def packs_of(*, begin: int, seed: int = 2) -> list[Pack]:
@@ -41,15 +42,14 @@ def require_ancestors(sight: Sight, pack: Pack, first: int, stop: int) -> None:
     """Every token of [first, stop) has one row, which sees its path and the stem and no more."""
     stem = len(pack.stem)
     deep = [*range(stem), *pack.depth.tolist()]
-    rows = [
-        (stack, block, row)
+    place = {
+        int(stack.rows[block, row]): (stack, block, row)
         for stack in sight.stacks
         for block, row in np.ndindex(*stack.rows.shape)
-    ]
-    assert len(sight.place) == stop - first
-    for token, place in enumerate(sight.place, first):
-        stack, block, row = rows[place]
-        assert stack.rows[block, row] == token - first
+    }
+    assert sorted(place) == list(range(stop - first))
+    for token in range(first, stop):
+        stack, block, row = place[token - first]
         assert stack.row_depth[block, row] == pack.depth[token]
         keys = stack.keys[block, stack.seen[block, row]].tolist()
         assert sorted(keys) == [
@@ -59,29 +59,72 @@ def require_ancestors(sight: Sight, pack: Pack, first: int, stop: int) -> None:
         assert [deep[key] for key in stack.keys[block]] == stack.key_depth[block].tolist()
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("block", [4, 128])
 @pytest.mark.parametrize("begin", [0, 90])
-def test_every_token_sees_its_ancestors_and_itself(begin: int, block: int) -> None:
+def test_every_token_sees_its_ancestors_and_itself(begin: int, block: int, stacked: bool) -> None:
     packs = packs_of(begin=begin)
     assert len(packs) > 1
     assert {len(pack.stem) > 0 for pack in packs} == {begin > 0}
     for pack in packs:
         size, stem = len(pack.tokens), len(pack.stem)
-        whole = sight_of(pack.end, pack.depth, stem=stem, block=block)
-        require_ancestors(whole, pack, 0, size)
-        for first, stop in [(0, size // 3), (size // 3, size - 1), (size - 1, size)]:
-            part = sight_of(pack.end, pack.depth, first=first, stop=stop, stem=stem, block=block)
-            require_ancestors(part, pack, first, stop)
+        for first, stop in [(0, size), (0, size // 3), (size // 3, size - 1), (size - 1, size)]:
+            sight = sight_of(
+                *(pack.end, pack.depth),
+                first=first,
+                stop=stop,
+                stem=stem,
+                stacked=stacked,
+                block=block,
+            )
+            require_ancestors(sight, pack, first, stop)
 
 
 def test_blocks_of_one_stack_have_about_equally_many_keys() -> None:
     """A chain of 100 tokens in blocks of 4: the first one sees 4 keys, and the last one 100."""
     chain = np.arange(100, dtype=np.int32)
-    sight = sight_of(np.full(100, 100, np.int32), chain, block=4)
-    assert len(sight.stacks) > 3
+    sight = sight_of(np.full(100, 100, np.int32), chain, block=4, stacked=True)
+    assert 3 < len(sight.stacks) < 25
     for stack in sight.stacks:
         counts = stack.seen.any(axis=1).sum(axis=1)
         assert counts.min() >= FEWEST_KEYS * counts.max()
+
+
+def test_blocks_by_themselves_look_at_nothing_that_none_of_them_sees() -> None:
+    """Without stacks no key is a padded one, and neighbours are looked at where they lie."""
+    (pack, *_) = packs_of(begin=90)
+    sight = sight_of(pack.end, pack.depth, stem=len(pack.stem), block=4)
+    assert len(sight.stacks) >= len(pack.tokens) / 4
+    assert all(stack.seen.any(axis=1).all() for stack in sight.stacks)
+    rows = [rows for rows, _ in sight.indices(torch.device("cpu"))]
+    assert [(row.start, row.stop) for row in rows] == [
+        (stack.rows[0, 0], stack.rows[0, -1] + 1) for stack in sight.stacks
+    ]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_block_does_not_reach_beyond_the_end_of_a_long_path(stacked: bool) -> None:
+    """Two chains of 50 tokens: none of the second's blocks has a key in the first."""
+    chain = np.arange(50, dtype=np.int32)
+    end = np.repeat(np.array([50, 100], np.int32), 50)
+    sight = sight_of(end, np.tile(chain, 2), block=16, stacked=stacked)
+    seen = [
+        stack.keys[block][stack.seen[block].any(axis=0)]
+        for stack in sight.stacks
+        for block in range(len(stack.rows))
+    ]
+    assert len(seen) == 8, "four blocks for each chain"
+    assert all(keys.max() < 50 or keys.min() >= 50 for keys in seen)
+
+
+def test_a_pass_that_nobody_waits_for_ends_at_its_next_layer() -> None:
+    one = torch.ones(1, 1, 1, 2)
+    sight = sight_of(np.ones(1, np.int32), np.zeros(1, np.int32))
+    with looking(sight):
+        attend(None, one, one, one)
+        sight.given_up.set()
+        with pytest.raises(GivenUp):
+            attend(None, one, one, one)
 
 
 @pytest.mark.parametrize("name", ["s_aux", "position_bias"])
@@ -125,7 +168,7 @@ def test_a_gpu_is_given_the_next_pack_before_it_is_asked_for_the_last(
 
     monkeypatch.setattr(Scorer, "device", SimpleNamespace(type=device))
     monkeypatch.setattr(Scorer, "_launch", launch)
-    for number, (scores, _) in enumerate(Scorer(None).score_packs(packs)):
+    for number, (scores, _) in enumerate(Scorer(None, "plain").score_packs(packs)):
         assert len(launched) == min(number + 1 + ahead, len(packs))
         assert scores[0] == number + 1, "in their order"
     assert number == len(packs) - 1

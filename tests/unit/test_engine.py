@@ -13,12 +13,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from downslope import engine, head
-from downslope.attention import attend, sight_of
+from downslope import attention, engine, head
+from downslope.attention import attend
 from downslope.engine import LEAST_INNER, Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
+from downslope.sight import sight_of
 
 VOCABULARY = 97
 
@@ -309,11 +310,19 @@ def long_requests() -> list[Request]:
     return made
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("name", ["GPTNeoX", "GPT2", "Llama", "Gemma2"])
 @pytest.mark.parametrize("inner", [None, 7, 16])
 def test_a_stem_and_passes_over_parts_give_the_same_scores(
-    name: str, inner: int | None, long_requests: list[Request]
+    name: str,
+    inner: int | None,
+    stacked: bool,
+    long_requests: list[Request],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Blocks by themselves, as on a CPU, or stacked, as on a GPU."""
+    blocks = {"stacked": stacked}
+    monkeypatch.setattr(engine, "sight_of", lambda *a, **given: sight_of(*a, **given | blocks))
     model = PACKED[name]()
     packs, number = pack_requests(long_requests, 80)
     assert [len(pack.stem) for pack in packs] == [40] * len(packs)
@@ -420,14 +429,16 @@ def test_no_pass_that_ran_out_of_memory_is_repeated_as_it_was(
     assert ("or one longer sequence" in caplog.text) == (path == "plain")
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("block", [4, 32])
 def test_any_size_of_blocks_gives_the_same_scores(
-    model: Any, requests: list[Request], block: int, monkeypatch: pytest.MonkeyPatch
+    model: Any, requests: list[Request], block: int, stacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of the attention, of the output layer's rows and of its columns."""
     packs, number = pack_requests(requests, 200)
     expected, _ = one_by_one(model, requests)
-    monkeypatch.setattr(sight_of, "__kwdefaults__", sight_of.__kwdefaults__ | {"block": block})
+    blocks = {"block": block, "stacked": stacked}
+    monkeypatch.setattr(engine, "sight_of", lambda *a, **given: sight_of(*a, **given | blocks))
     monkeypatch.setattr(head, "ROWS", 5)
     monkeypatch.setattr(head, "COLUMNS", 10)
     found, _ = score(Scorer(model), packs, number)
@@ -574,6 +585,6 @@ def test_a_coarse_dtype_hides_no_leak(
 
     packs, _ = pack_requests(requests, 100)
     scorer = Scorer(PACKED["GPTNeoX"]().to(torch.bfloat16))
-    monkeypatch.setattr(engine, "attend", leaky)
+    monkeypatch.setattr(attention, "attend", leaky)
     choose_path(scorer, packs)
     assert scorer.path == "plain"

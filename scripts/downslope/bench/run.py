@@ -36,6 +36,7 @@ from downslope.bench.sets import (
 from downslope.bench.table import Row
 from downslope.engine import Scorer
 from downslope.errors import StudyError
+from downslope.lanes import lanes_for
 from downslope.logs import duration
 from downslope.plan import write_plan
 from downslope.self_check import choose_path
@@ -162,7 +163,7 @@ def _measure_shape(
         random_model(settings.architecture, shape, dtype=settings.dtype, device=settings.device)
         for _ in range(2 if settings.harness else 1)
     ]
-    scorer = Scorer(sides[0])
+    scorer = Scorer(sides[0], lanes=lanes_for(cores(), settings.device))
     if scorer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     loaded = torch.cuda.memory_allocated()  # 0 without a GPU
