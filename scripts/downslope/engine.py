@@ -143,8 +143,7 @@ class Scorer:
                 tokens, least = self._pass.tokens, self._pass.least
                 if tokens <= least:
                     raise
-                # Another lane may have run out too, and have halved further.
-                self.inner = min(max(least, tokens // 2), self.inner or tokens)
+                self.inner = max(least, tokens // 2)
                 self._stem = (b"", None)
             # Outside the handler, whose traceback holds on to the tensors of the failed pass.
             if self.device.type == "cuda":

@@ -33,9 +33,8 @@ def lanes(count: int) -> Iterator[Callable[..., Future[Any]]]:
     """
     threads = torch.get_num_threads()
     share = max(1, threads // count)
-    # Its matrix products know one number of threads for the whole process.
-    torch.set_num_threads(share)
-    workers = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (share,))
+    torch.set_num_threads(share)  # here, and in threads that begin from here on
+    workers = ThreadPoolExecutor(count, "lane")
     try:
         yield workers.submit
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -76,6 +77,7 @@ def test_two_packs_are_computed_at_once_with_half_of_the_threads_each(
     model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each pack's forward pass waits for one of another pack."""
+    torch.set_num_threads(4)
     packs = [pack for pack in pack_requests(requests, 80)[0] if not len(pack.stem)]
     packs = packs[: len(packs) // 2 * 2]
     assert len(packs) >= 4
@@ -89,7 +91,9 @@ def test_two_packs_are_computed_at_once_with_half_of_the_threads_each(
 
     monkeypatch.setattr(model.base_model, "forward", together)
     assert len(list(Scorer(model, lanes=2).score_packs(packs))) == len(packs)
-    assert threads == [1] * len(packs)
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(2)
+    assert threads == [2] * len(packs)
 
 
 def test_numbers_come_in_the_order_of_the_packs(
@@ -120,11 +124,14 @@ def test_a_stem_is_computed_once(
     packs, _ = pack_requests(requests, 80)
     computed = []
     forward = model.base_model.forward
-    monkeypatch.setattr(
-        model.base_model,
-        "forward",
-        lambda **given: computed.append(given["input_ids"].shape[1]) or forward(**given),
-    )
+
+    def watched(**given: Any) -> Any:
+        computed.append(given["input_ids"].shape[1])
+        if computed[-1] == 40:
+            time.sleep(0.3)  # long enough for another lane to want it too
+        return forward(**given)
+
+    monkeypatch.setattr(model.base_model, "forward", watched)
     first = next(pack.stem for pack in packs if len(pack.stem))
     behind = [pack for pack in packs if np.array_equal(pack.stem, first)]
     assert len(behind) > 2
@@ -142,21 +149,19 @@ def test_who_closes_the_stream_waits_for_no_pack(
     own = model.config._attn_implementation
 
     def until_closed(module: Any, *tensors: Any, **given: Any) -> Any:
-        late = first.is_set()
-        if late:
-            assert scorer._given_up.wait(60)
+        first = tensors[0].shape[2] == len(packs[0].tokens)
+        if not first:
+            scorer._given_up.wait(3)
         out = attend(module, *tensors, **given)
-        ended.append(late)
+        ended.append(first)
         return out
 
-    first = threading.Event()
+    assert all(len(pack.tokens) != len(packs[0].tokens) for pack in packs[1:])
     monkeypatch.setattr(attention, "attend", until_closed)
     stream = scorer.score_packs(packs)
     next(stream)
-    first.set()
     stream.close()
-    assert ended
-    assert not any(ended), "a layer was computed behind the end"
+    assert ended == [True, True], "the two layers of the first pack, and none of those under way"
     assert model.config._attn_implementation == own
     assert not [t for t in threading.enumerate() if t.name.startswith("lane")]
 
@@ -196,6 +201,33 @@ def test_out_of_memory_both_lanes_compute_in_parts(
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert scorer.inner is not None
     assert 30 <= scorer.inner <= 60
+
+
+def test_a_small_pack_in_one_lane_does_not_say_what_the_other_can_do(
+    model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out for a large pack while one is computed that has no smaller parts."""
+    (small,), _ = pack_requests([Request((1, 2, 3), 1)], 80)
+    large, *_ = [pack for pack in pack_requests(requests, 80)[0] if not len(pack.stem)]
+    begun, failed, tried = threading.Event(), threading.Event(), []
+    forward = model.base_model.forward
+
+    def first_fails(**given: Any) -> Any:
+        if given["input_ids"].shape[1] == len(small.tokens):
+            begun.set()
+            assert failed.wait(60)
+        elif not tried:
+            tried.append(given)
+            assert begun.wait(60)
+            raise torch.OutOfMemoryError("out of memory")
+        else:
+            failed.set()
+        return forward(**given)
+
+    monkeypatch.setattr(model.base_model, "forward", first_fails)
+    scorer = Scorer(model, lanes=2)
+    assert len(list(scorer.score_packs([large, small]))) == 2
+    assert scorer.inner == len(large.tokens) // 2
 
 
 def test_what_has_not_begun_is_dropped() -> None:
