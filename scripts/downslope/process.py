@@ -42,6 +42,11 @@ def runs(pid: int, start: str | None) -> bool:
     return found is None or found == start
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory() -> int:
     """Most bytes that this process has held in memory, by the kernel's count of its own pages."""
     for line in (_text(Path("/proc/self/status")) or "").splitlines():

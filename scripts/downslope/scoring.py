@@ -27,7 +27,7 @@ from downslope.lanes import lanes_for
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
 from downslope.packing import computed_tokens
-from downslope.process import peak_memory
+from downslope.process import cores, peak_memory
 from downslope.self_check import choose_path
 from downslope.store import TaskJob, unfinished
 from downslope.tokenization import tokenizer_digest
@@ -85,6 +85,12 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
                 "Give the checkpoint another tokenizer in checkpoints.tsv, or mend the folder.",
             )
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and threads < cores():
+        logging.getLogger("downslope").info(
+            "no GPU: computing on %d of %d cores; `--set-threads score=%d` gives a job all of "
+            "them, `--resources gpu=%d` scores that many checkpoints at once",
+            *(threads, cores(), cores(), cores()),
+        )
     if device == "cpu" and dtype != "float32":
         logging.getLogger("downslope").warning(
             "%s on a CPU: products are rounded to it, which moves log-likelihoods (docs/engine.md "

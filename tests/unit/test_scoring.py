@@ -114,6 +114,30 @@ def test_an_interrupted_task_goes_on_and_gives_the_same_scores(
     assert leftovers == [], "shards of a finished task are removed"
 
 
+def test_at_the_end_of_a_task_the_next_one_is_under_way(
+    folder: Path, scorer: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lanes do not wait for a task to be stored before they take the next one's packs."""
+    scorer.lanes = 2
+    jobs = [job_of(plan_of(folder, task, 12), tmp_path) for task in ("a", "b")]
+    finish, taken = TaskStore.finish, []
+
+    def finished(self: TaskStore, *given: Any) -> Any:
+        taken.append(scorer.scored)
+        return finish(self, *given)
+
+    monkeypatch.setattr(TaskStore, "finish", finished)
+    score_tasks(jobs, lambda: scorer)
+    one, other = (len(job.plan.packs) for job in jobs)
+    assert taken == [one + 2, one + other]
+    for job in jobs:
+        scores, facts = read_scores(job.store.finished)
+        expected = np.concatenate([Scorer(scorer.model).score_pack(p)[0] for p in job.plan.packs])
+        found = job.plan.scores(expected, np.ones(len(expected), bool))["loglikelihood"]
+        np.testing.assert_allclose(scores["loglikelihood"], found, atol=1e-5)
+        assert (facts["job"]["lanes"], facts["job"]["threads"]) == (2, scorer.threads)
+
+
 def test_a_job_that_was_killed_at_its_last_step_goes_on(
     folder: Path, scorer: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,13 +204,31 @@ def test_half_precision_on_a_cpu_is_announced(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     job = job_of(plan_of(folder, "a", 3), tmp_path)
     load_scorer(folder, [job], dtype="float32", threads=1)
-    assert "on a CPU" not in caplog.text
+    assert "bfloat16 on a CPU" not in caplog.text
     scorer = load_scorer(folder, [job], dtype="bfloat16", threads=1)
     assert "bfloat16 on a CPU: products are rounded to it" in caplog.text
     score_tasks([job], lambda: scorer)
     facts = read_scores(job.store.finished)[1]["job"]
     assert (facts["dtype"], facts["path"], facts["inner_tokens"]) == ("bfloat16", "packed", None)
     assert facts["peak_bytes"] > 10**7
+
+
+def test_cores_that_stand_idle_are_announced(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("downslope.scoring.cores", lambda: 8)
+    job = job_of(plan_of(folder, "a", 3), tmp_path)
+    before = torch.get_num_threads()
+    with caplog.at_level(logging.INFO, logger="downslope"):
+        scorer = load_scorer(folder, [job], dtype="float32", threads=8)
+        assert "no GPU" not in caplog.text
+        assert (scorer.lanes, scorer.threads) == (2, 8)
+        scorer = load_scorer(folder, [job], dtype="float32", threads=1)
+    torch.set_num_threads(before)
+    assert (scorer.lanes, scorer.threads) == (1, 1)
+    assert "no GPU: computing on 1 of 8 cores" in caplog.text
+    assert "--set-threads score=8" in caplog.text
 
 
 def test_a_model_with_too_few_positions_is_refused(folder: Path, tmp_path: Path) -> None:

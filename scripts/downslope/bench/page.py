@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from downslope.bench.harness import Tried
 from downslope.bench.operations import SIDE, MatrixRate
 from downslope.bench.process import FixedCost
 from downslope.bench.table import Row, grouped, markdown_table, seconds_text, terminal_table
+from downslope.process import cores
 
 WIDTH = 120
 FIXED_GOAL, MEMORY_GOAL = 1.5, 1e9
@@ -42,11 +42,6 @@ class Report:
     path: str
     fixed: tuple[str, FixedCost] | None = None
     memory: tuple[str, int, int] | None = None
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine(report: Report) -> list[str]:

@@ -21,7 +21,7 @@ from downslope.allocation import keep_freed_memory
 from downslope.bench.harness import Harness, Tried, require_harness
 from downslope.bench.models import ARCHITECTURES, POSITIONS, SHAPES, known, random_model
 from downslope.bench.operations import MatrixRate, costs_of
-from downslope.bench.page import Report, cores
+from downslope.bench.page import Report
 from downslope.bench.process import fixed_cost, score_in_process
 from downslope.bench.rounds import TIES, Model, measure
 from downslope.bench.sets import (
@@ -39,6 +39,7 @@ from downslope.errors import StudyError
 from downslope.lanes import lanes_for
 from downslope.logs import duration
 from downslope.plan import write_plan
+from downslope.process import cores
 from downslope.self_check import choose_path
 from downslope.tables import read_yaml
 from downslope.tokenization import FolderTokenizer
