@@ -73,6 +73,14 @@ def test_a_job_that_goes_on_finds_the_same_bytes(model: Any, requests: list[Requ
         assert [scores[0].tobytes() for scores in rest] == one[begin:]
 
 
+def test_one_thread_and_two_give_the_same_bytes(model: Any, requests: list[Request]) -> None:
+    packs, _ = pack_requests(requests, 80)
+    two = [scores[0].tobytes() for scores in Scorer(model, lanes=2).score_packs(packs)]
+    torch.set_num_threads(1)
+    assert [scores[0].tobytes() for scores in Scorer(model).score_packs(packs)] == two
+    torch.set_num_threads(2)
+
+
 def test_two_packs_are_computed_at_once_with_half_of_the_threads_each(
     model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
