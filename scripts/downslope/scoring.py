@@ -35,6 +35,9 @@ from downslope.tokenization import tokenizer_digest
 SAVE_EVERY = 5.0
 """Seconds of work that a killed job may lose, beside the pack that it was at."""
 
+LONG = 1e13
+"""Operations that take one core minutes."""
+
 
 def score_tasks(
     jobs: Sequence[TaskJob],
@@ -85,12 +88,6 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
                 "Give the checkpoint another tokenizer in checkpoints.tsv, or mend the folder.",
             )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and threads < cores():
-        logging.getLogger("downslope").info(
-            "no GPU: computing on %d of %d cores; `--set-threads score=%d` gives a job all of "
-            "them, `--resources gpu=%d` scores that many checkpoints at once",
-            *(threads, cores(), cores(), cores()),
-        )
     if device == "cpu" and dtype != "float32":
         logging.getLogger("downslope").warning(
             "%s on a CPU: products are rounded to it, which moves log-likelihoods (docs/engine.md "
@@ -101,7 +98,20 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
     model = load_model(folder, dtype=dtype, device=device)
     if device == "cpu":
         keep_freed_memory()
+        _say_what_stands_idle(model, jobs, threads)
     return Scorer(model, lanes=lanes_for(threads, device), threads=threads)
+
+
+def _say_what_stands_idle(model: Any, jobs: Sequence[TaskJob], threads: int) -> None:
+    """How to use more of a machine without a GPU, where that is worth a word."""
+    tokens = sum(computed_tokens(job.plan.packs) for job in jobs)
+    operations = 2 * tokens * sum(parameter.numel() for parameter in model.parameters())
+    if operations > LONG and threads < cores():
+        logging.getLogger("downslope").info(
+            "no GPU: computing on %d of %d cores; `--set-threads score=%d` gives a job all of "
+            "them, `--resources gpu=%d` scores that many checkpoints at once",
+            *(threads, cores(), cores(), cores()),
+        )
 
 
 def _require_length(job: TaskJob, scorer: Scorer) -> None:

@@ -213,22 +213,25 @@ def test_half_precision_on_a_cpu_is_announced(
     assert facts["peak_bytes"] > 10**7
 
 
-def test_cores_that_stand_idle_are_announced(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("threads", "lanes", "long", "said"), [(1, 1, 0, True), (1, 1, 1e13, False), (8, 2, 0, False)]
+)
+def test_cores_that_stand_idle_for_minutes_are_announced(
+    threads: int, lanes: int, long: float, said: bool,
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("downslope.scoring.cores", lambda: 8)
-    job = job_of(plan_of(folder, "a", 3), tmp_path)
+    monkeypatch.setattr("downslope.scoring.LONG", long)
     before = torch.get_num_threads()
     with caplog.at_level(logging.INFO, logger="downslope"):
-        scorer = load_scorer(folder, [job], dtype="float32", threads=8)
-        assert "no GPU" not in caplog.text
-        assert (scorer.lanes, scorer.threads) == (2, 8)
-        scorer = load_scorer(folder, [job], dtype="float32", threads=1)
+        scorer = load_scorer(
+            folder, [job_of(plan_of(folder, "a", 3), tmp_path)], dtype="float32", threads=threads
+        )
     torch.set_num_threads(before)
-    assert (scorer.lanes, scorer.threads) == (1, 1)
-    assert "no GPU: computing on 1 of 8 cores" in caplog.text
-    assert "--set-threads score=8" in caplog.text
+    assert (scorer.lanes, scorer.threads) == (lanes, threads)
+    words = "no GPU: computing on 1 of 8 cores; `--set-threads score=8` gives a job all of them"
+    assert (words in caplog.text) == said
 
 
 def test_a_model_with_too_few_positions_is_refused(folder: Path, tmp_path: Path) -> None:
