@@ -21,7 +21,6 @@ from downslope.sight import Index, Sight
 NAME = "downslope"
 """What this attention is called in transformers' registry."""
 
-
 _switching = threading.Lock()
 _switched: dict[int, tuple[int, str | None]] = {}
 """By config: passes under way, and the attention that it named before the first of them."""

@@ -104,7 +104,7 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
 
 def _say_what_stands_idle(model: Any, jobs: Sequence[TaskJob], threads: int) -> None:
     """How to use more of a machine without a GPU, where that is worth a word."""
-    tokens = sum(computed_tokens(job.plan.packs) for job in jobs)
+    tokens = sum(computed_tokens(job.plan.packs) for job in unfinished(jobs))
     operations = 2 * tokens * sum(parameter.numel() for parameter in model.parameters())
     if operations > LONG and threads < cores():
         logging.getLogger("downslope").info(

@@ -168,7 +168,7 @@ def test_a_gpu_is_given_the_next_pack_before_it_is_asked_for_the_last(
 
     monkeypatch.setattr(Scorer, "device", SimpleNamespace(type=device))
     monkeypatch.setattr(Scorer, "_launch", launch)
-    for number, (scores, _) in enumerate(Scorer(None, "plain").score_packs(packs)):
+    for number, (scores, _) in enumerate(Scorer(None).score_packs(packs)):
         assert len(launched) == min(number + 1 + ahead, len(packs))
         assert scores[0] == number + 1, "in their order"
     assert number == len(packs) - 1

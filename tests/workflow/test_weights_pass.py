@@ -168,11 +168,14 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
         hub.commits[REPO, hub.branches[REPO, "step6"]].pop("model.safetensors")
         watch = Watch(study)
         found = Passed(study, hub, env, round(2.3 * size), watch, {}, set(), set(), {}, "")
-        scores = [f"results/scores/{ckpt}/alpha.parquet" for ckpt in CKPTS]
-        arguments = [*PROFILE, *found.machine(), "--", *scores]
+        arguments = [*PROFILE, *found.machine(), "--"]
+        scores = {ckpt: f"results/scores/{ckpt}/alpha.parquet" for ckpt in CKPTS}
+        # Behind a download that fails, Snakemake starts nothing until another job has ended, so
+        # the lost one is asked for when no scoring process stands still.
+        there = [score for ckpt, score in scores.items() if ckpt != GONE]
         with watch.running():
-            killed_after(2, found, ["--cores", "1", *arguments])
-            found.printed = snakemake(study, *arguments, check=False, **env)
+            killed_after(2, found, ["--cores", "1", *arguments, *there])
+            found.printed = snakemake(study, *arguments, *scores.values(), check=False, **env)
         snakemake(study, "results/partial/coverage.tsv", **env)
         yield found
 
@@ -201,8 +204,9 @@ def killed_after(count: int, found: Passed, arguments: list[str]) -> None:
         for ckpt, process in scoring_in(found.study, running.pid):
             if ckpt not in found.fetched_beside:
                 begun = {ckpt, *found.fetched_beside}
-                waiting = fetched_while_stopped(found.study, process, begun)
-                found.fetched_beside[ckpt] = waiting
+                with suppress(psutil.NoSuchProcess):  # it may end before it can be stopped
+                    waiting = fetched_while_stopped(found.study, process, begun)
+                    found.fetched_beside[ckpt] = waiting
         time.sleep(0.05)
     with suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)
@@ -218,13 +222,14 @@ def killed_after(count: int, found: Passed, arguments: list[str]) -> None:
 
 def scoring_in(study: Path, pid: int) -> list[tuple[str, psutil.Process]]:
     """The scoring processes below a process, by the checkpoint whose log each writes."""
-    found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            for file in process.open_files():
-                path = Path(file.path)
-                if path.parent == study / "logs/score":
-                    found.append((path.stem, process))
+    found: list[tuple[str, psutil.Process]] = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                for file in process.open_files():
+                    path = Path(file.path)
+                    if path.parent == study / "logs/score":
+                        found.append((path.stem, process))
     return found
 
 
@@ -232,15 +237,14 @@ def fetched_while_stopped(study: Path, process: psutil.Process, begun: set[str])
     """Checkpoints that were not `begun` and have whole weights while a process stands still."""
     others: set[str] = set()
     deadline = time.monotonic() + 120
-    with suppress(psutil.NoSuchProcess):
-        process.suspend()
-        try:
-            while not others and time.monotonic() < deadline:
-                time.sleep(0.05)
-                manifests = matching(study, "resources/weights/*/fetched.tsv")
-                others = {path.parent.name for path in manifests} - begun
-        finally:
-            process.resume()
+    process.suspend()
+    try:
+        while not others and time.monotonic() < deadline:
+            time.sleep(0.05)
+            manifests = matching(study, "resources/weights/*/fetched.tsv")
+            others = {path.parent.name for path in manifests} - begun
+    finally:
+        process.resume()
     return others
 
 
