@@ -95,7 +95,7 @@ class Head:
         weight = self.weight[columns]
         if weight.dtype == torch.float32:
             logits = torch.mm(hidden.float(), weight.T)
-        elif weight.is_cuda:
+        elif weight.device.type != "cpu":
             logits = torch.mm(hidden.to(weight.dtype), weight.T, out_dtype=torch.float32)
         else:
             logits = torch.mm(hidden.float(), weight.float().T)

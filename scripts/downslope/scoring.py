@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +18,17 @@ from numpy.typing import NDArray
 from downslope.allocation import keep_freed_memory
 from downslope.engine import Scorer, Scores
 from downslope.errors import StudyError
+from downslope.job_report import environment, peak, say_what_stands_idle
 from downslope.lanes import lanes_for
 from downslope.logs import Progress
 from downslope.models import load_model, longest_sequence
 from downslope.packing import computed_tokens
-from downslope.process import cores, peak_memory
 from downslope.self_check import choose_path
 from downslope.store import TaskJob, unfinished
 from downslope.tokenization import tokenizer_digest
 
 SAVE_EVERY = 5.0
 """Seconds of work that a killed job may lose, beside the pack that it was at."""
-
-LONG = 1e13
-"""Operations that take one core minutes."""
 
 
 def score_tasks(
@@ -98,20 +90,8 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
     model = load_model(folder, dtype=dtype, device=device)
     if device == "cpu":
         keep_freed_memory()
-        _say_what_stands_idle(model, jobs, threads)
+        say_what_stands_idle(model, jobs, threads)
     return Scorer(model, lanes=lanes_for(threads, device), threads=threads)
-
-
-def _say_what_stands_idle(model: Any, jobs: Sequence[TaskJob], threads: int) -> None:
-    """How to use more of a machine without a GPU, where that is worth a word."""
-    tokens = sum(computed_tokens(job.plan.packs) for job in unfinished(jobs))
-    operations = 2 * tokens * sum(parameter.numel() for parameter in model.parameters())
-    if operations > LONG and threads < cores():
-        logging.getLogger("downslope").info(
-            "no GPU: computing on %d of %d cores; `--set-threads score=%d` gives a job all of "
-            "them, `--resources gpu=%d` scores that many checkpoints at once",
-            *(threads, cores(), cores(), cores()),
-        )
 
 
 def _require_length(job: TaskJob, scorer: Scorer) -> None:
@@ -187,7 +167,7 @@ def _score_task(
         raise
     log.info(
         "%s: %d packs in %.1f s, %.0f tokens/s, peak memory %s", store.task, len(waiting), seconds,
-        tokens / max(seconds, 1e-9), _peak(job_facts),
+        tokens / max(seconds, 1e-9), peak(scorer),
     )  # fmt: skip
 
 
@@ -234,45 +214,8 @@ def _save_at_the_end(task: _Task) -> None:
         log.info("%s: stopped early; all finished packs are saved", task.job.store.task)
 
 
-def _peak(facts: Mapping[str, Any]) -> str:
-    """Peak memory in words: of the process, and of the GPU where there is one."""
-    words = f"{facts['peak_bytes'] / 1e9:.1f} GB"
-    if "peak_gpu_bytes" in facts:
-        words += f", on the GPU {facts['peak_gpu_bytes'] / 1e9:.1f} GB"
-    return words
-
-
 def _standing(place: str, scorer: Scorer) -> str:
-    return f"; {place}, peak memory {_peak(_memory(scorer))}"
-
-
-def _memory(scorer: Scorer) -> dict[str, int]:
-    """Bytes of peak memory, of the process and of the GPU."""
-    peak = {"peak_bytes": peak_memory()}
-    if scorer.device.type == "cuda":
-        peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(scorer.device)
-    return peak
-
-
-def environment(scorer: Scorer) -> Mapping[str, Any]:
-    """What an auditor asks of a job: machine, device, versions, arithmetic."""
-    device = scorer.device
-    facts: dict[str, Any] = {
-        "host": socket.gethostname(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "device": str(device),
-        "processor": platform.processor() or platform.machine(),
-        "dtype": str(scorer.dtype).removeprefix("torch."),
-        "attention": getattr(scorer.model.config, "_attn_implementation", None),
-        "path": scorer.path,
-        "inner_tokens": scorer.inner,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "numpy")},
-    }
-    facts |= {"threads": scorer.threads, "lanes": scorer.lanes}
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts | _memory(scorer)
+    return f"; {place}, peak memory {peak(scorer)}"
 
 
 def _now() -> str:

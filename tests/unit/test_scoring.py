@@ -221,8 +221,8 @@ def test_cores_that_stand_idle_for_minutes_are_announced(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("downslope.scoring.cores", lambda: 8)
-    monkeypatch.setattr("downslope.scoring.LONG", long)
+    monkeypatch.setattr("downslope.job_report.cores", lambda: 8)
+    monkeypatch.setattr("downslope.job_report.LONG", long)
     before = torch.get_num_threads()
     with caplog.at_level(logging.INFO, logger="downslope"):
         scorer = load_scorer(
