@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from downslope.errors import StudyError
 from downslope.files import atomic_write
 from downslope.protocols import parse_python_list
-from downslope.tables import read_text
+from downslope.text import read_text
 from downslope.truthfulqa_preset import QA_PRESET
 
 SCHEMA = pa.schema(

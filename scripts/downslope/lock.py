@@ -19,7 +19,7 @@ import pandas as pd
 
 from downslope.errors import StudyError
 from downslope.identity import is_weights
-from downslope.tables import read_text
+from downslope.text import read_text
 from downslope.tsv import write_tsv
 
 COLUMNS = ["ckpt", "source", "revision", "commit", "file", "bytes", "digest"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from downslope.arrow import numbers, texts
 from downslope.errors import StudyError
 from downslope.files import atomic_write
 from downslope.items import Item, items_digest
@@ -67,13 +68,13 @@ class Plan:
         protocols = self.facts["protocols"]
         return pa.table(
             {
-                "item": pa.array([self.item_ids[index] for index in self.rows["item"]]),
-                "protocol": pa.array([protocols[index] for index in self.rows["protocol"]]),
-                "choice": pa.array(self.rows["choice"].astype(np.int16)),
-                "loglikelihood": pa.array(loglikelihood[request].astype(np.float32)),
-                "greedy": pa.array(greedy[request]),
-                "tokens": pa.array(self.rows["tokens"].astype(np.int32)),
-                "characters": pa.array(self.rows["characters"].astype(np.int32)),
+                "item": texts([self.item_ids[index] for index in self.rows["item"]]),
+                "protocol": texts([protocols[index] for index in self.rows["protocol"]]),
+                "choice": numbers(self.rows["choice"].astype(np.int16)),
+                "loglikelihood": numbers(loglikelihood[request].astype(np.float32)),
+                "greedy": numbers(greedy[request]),
+                "tokens": numbers(self.rows["tokens"].astype(np.int32)),
+                "characters": numbers(self.rows["characters"].astype(np.int32)),
             }
         )
 

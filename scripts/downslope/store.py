@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from downslope.arrow import numbers
 from downslope.errors import StudyError
 from downslope.files import atomic_write, matching
 from downslope.plan import Plan
@@ -101,10 +102,10 @@ class TaskStore:
         sizes = [int(offsets[k + 1] - offsets[k]) for k in packs]
         table = pa.table(
             {
-                "pack": pa.array(np.repeat(np.array(packs, np.int32), sizes)),
-                "request": pa.array(request),
-                "loglikelihood": pa.array(loglikelihood[request]),
-                "greedy": pa.array(greedy[request]),
+                "pack": numbers(np.repeat(np.array(packs, np.int32), sizes)),
+                "request": numbers(request),
+                "loglikelihood": numbers(loglikelihood[request]),
+                "greedy": numbers(greedy[request]),
             }
         )
         with self._write(self._packs / f"{packs[0]:06d}-{packs[-1]:06d}.parquet") as temporary:

@@ -62,6 +62,7 @@ finally:
     if said["torch"]:
         found_anew(2)
         said |= {"found_anew": found_anew(20), "frozen": gc.get_freeze_count()}
+        said |= {"never_used": [n for n in ("jsonschema", "pandas", "scipy") if n in sys.modules]}
     print(json.dumps(said))
 """
 
@@ -191,6 +192,7 @@ def test_freed_memory_and_imports_stay(job: Job) -> None:
     # A block may find its place taken by something small, and go to another one once.
     assert int(str(said["found_anew"])) < 200_000_000
     assert int(str(said["frozen"])) > 100_000
+    assert said["never_used"] == []
 
 
 def test_a_twin_loads_nothing_and_publishes_what_the_other_scored(job: Job) -> None:
@@ -218,10 +220,8 @@ def test_a_failure_for_good_ends_the_next_try_before_torch_is_loaded(tmp_path: P
     status, said = job.run()
     assert (status, said["torch"]) == (1, True)
     assert "is nan" in job.log.read_text()
-    begun = time.monotonic()
     status, said = job.run()
     assert (status, said["torch"]) == (1, False)
-    assert time.monotonic() - begun < 10
     log = job.log.read_text()
     assert "task a: failed before, and nothing that it depends on has changed" in log
     assert "Traceback" not in log

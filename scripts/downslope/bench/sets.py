@@ -23,7 +23,8 @@ from downslope.items import Item, parse_items
 from downslope.packing import computed_tokens
 from downslope.plan import Plan, make_plan
 from downslope.protocols import PROTOCOLS, ScoringProtocol
-from downslope.tables import read_table, read_text
+from downslope.tables import read_table
+from downslope.text import read_text
 from downslope.tokenization import FolderTokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
