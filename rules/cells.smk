@@ -5,6 +5,7 @@
 # Target `partial` makes the same tables from what the store holds so far, under results/partial/.
 
 from downslope.failures import failure_reasons
+from downslope.status import StudyStatus
 
 CELL_MODULES = modules_digest(
     [
@@ -153,7 +154,9 @@ rule coverage:
             {"task": row.task, "report": "yes" if row.report else "no"}
             for row in STUDY.tasks
         ],
-        failures=lambda w: failure_reasons(Path("resources")),
+        failures=lambda w: failure_reasons(
+            Path("resources"), StudyStatus(STUDY).identity
+        ),
         absent=ABSENT[STUDY.config["cells"]],
         metrics=config.get("harness", {}).get("metrics", {}),
         modules=modules_digest(

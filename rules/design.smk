@@ -41,7 +41,12 @@ rule choose_checkpoints:
         modules=modules_digest(
             [
                 *("budget.py", "budget_fill.py", "budget_page.py", "budget_table.py"),
-                *("checkpoint_costs.py", "figure_style.py", "precision.py"),
+                *(
+                    "checkpoint_costs.py",
+                    "figure_style.py",
+                    "panel.py",
+                    "precision.py",
+                ),
                 *("run_sets.py", "tables.py", "tsv.py"),
             ]
         ),

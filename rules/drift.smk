@@ -23,7 +23,7 @@ rule measure_drift:
         modules=modules_digest(
             [
                 *("correction.py", "drift.py", "item_values.py", "metrics.py"),
-                *("outcomes.py", "paired.py", "tsv.py"),
+                *("outcomes.py", "paired.py", "panel.py", "tsv.py"),
             ]
         ),
     script:
@@ -46,8 +46,14 @@ rule check_drift:
         better=STUDY.better,
         modules=modules_digest(
             [
-                *("drift.py", "drift_gate.py", "metrics.py", "paired.py", "tsv.py"),
-                "verdict_words.py",
+                *("correction.py", "drift.py", "drift_gate.py", "metrics.py"),
+                *(
+                    "outcomes.py",
+                    "paired.py",
+                    "panel.py",
+                    "tsv.py",
+                    "verdict_words.py",
+                ),
             ]
         ),
     script:

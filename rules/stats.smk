@@ -5,10 +5,10 @@ DECLARED = {name: list(map(str, tests)) for name, tests in STUDY.tested.items()}
 TITLES = {task: STUDY.by_task[task].title for task in TASKS}
 FITS = [
     "correction.py",
-    "effects.py",
     "families.py",
     "metrics.py",
     "outcomes.py",
+    "panel.py",
     "tsv.py",
 ]
 
@@ -23,7 +23,7 @@ rule bootstrap_items:
     conda:
         "../envs/stats.yaml"
     params:
-        modules=modules_digest(["item_bootstrap.py", "item_values.py"]),
+        modules=modules_digest(["item_bootstrap.py", "item_values.py", "outcomes.py"]),
     script:
         "../scripts/bootstrap_items.py"
 
@@ -44,8 +44,13 @@ rule fit_effects:
         modules=modules_digest(
             [
                 *FITS,
-                *("effects.py", "item_bootstrap.py", "regression.py", "robust.py"),
-                "wild.py",
+                *(
+                    "effects.py",
+                    "item_bootstrap.py",
+                    "item_values.py",
+                    "regression.py",
+                ),
+                *("robust.py", "wild.py"),
             ]
         ),
     script:
@@ -82,7 +87,9 @@ rule fit_run_trends:
         "../envs/stats.yaml"
     params:
         families=DECLARED,
-        modules=modules_digest([*FITS, "item_bootstrap.py", "run_trends.py"]),
+        modules=modules_digest(
+            [*FITS, "item_bootstrap.py", "item_values.py", "run_trends.py"]
+        ),
     script:
         "../scripts/fit_run_trends.py"
 
@@ -110,8 +117,14 @@ rule write_verdicts:
         checkpoints=checkpoint_rows(STUDY.usable),
         modules=modules_digest(
             [
-                *("../../config/calibration.tsv", "calibration.py", "figure_style.py"),
-                *("outcomes.py", "panel.py", "wild.py"),
+                *("../../config/calibration.tsv", "calibration.py", "correction.py"),
+                *(
+                    "figure_style.py",
+                    "outcomes.py",
+                    "panel.py",
+                    "robust.py",
+                    "wild.py",
+                ),
                 *("run_trends.py", "tsv.py", "verdict_page.py", "verdict_words.py"),
                 "verdicts.py",
             ]

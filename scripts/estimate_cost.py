@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from downslope.cost import study_cost
 from downslope.cost_page import cost_page
 from downslope.files import atomic_write
-from downslope.locked import Lock, local_files
+from downslope.locked import NOT_LOCKED, Lock, local_files
 from downslope.logs import log_to
 from downslope.study import load_study
 from downslope.tables import read_table
@@ -24,9 +24,12 @@ def main(config: Mapping[str, Any], lock: str, costs: str, table: str, page: str
         # Relative, as the config's own paths are: a job runs in the study's folder.
         study = load_study(Path(), config)
         folders = {row.ckpt: map(Path, local_files(row)) for row in study.usable if not row.is_hub}
+        locked = Lock(study, Path(lock), tell=logger.warning)
+        weights = {ckpt: locked.digest(ckpt, needed=False) for ckpt in locked.sizes()}
         cost = study_cost(
             study,
-            locked_bytes=Lock(study, Path(lock), tell=logger.warning).sizes(),
+            locked_bytes=locked.sizes(),
+            locked_weights={ckpt: d for ckpt, d in weights.items() if d != NOT_LOCKED},
             local_bytes={
                 ckpt: sum(path.stat().st_size for path in paths if path.is_file())
                 for ckpt, paths in folders.items()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 # Until the model is loaded there is next to no garbage, and looking for it takes its time.
 gc.disable()
+# The cluster's profile takes the same names out before a job of its starts.
+_SECRET = r"(^|_)(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASS|(API)?KEYS?|CREDENTIALS?)(_|$)"
 # Scoring has its files at hand; nothing may be fetched, and no library needs a secret.
 for _name in list(os.environ):
-    if re.search(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)", _name):
+    if re.search(_SECRET, _name, re.IGNORECASE):
         os.environ.pop(_name)
 os.environ.update(HF_HUB_OFFLINE="1", HF_TOKEN_PATH=os.devnull, TOKENIZERS_PARALLELISM="false")
 from downslope.claim import claimed  # noqa: E402

@@ -3,7 +3,7 @@
     python scripts/show_status.py [STUDY] [--all | --tsv]
 
 STUDY is the study's folder, by default the current one. Snakemake may be at work or not; nothing
-is changed. Numbers of packs are those of the plans that exist now.
+of it is changed. Numbers of packs are those of the plans that exist now.
 """
 
 import argparse
@@ -24,7 +24,8 @@ def main() -> None:
         study = load_study(given.study)
         if study.config["cells"] != "scores":
             print(f"{study.config['title']}: takes its cells from results that others computed "
-                  "(cells in config.yaml); there is nothing to score.")  # fmt: skip
+                  "(cells in config.yaml); there is nothing to score.",
+                  file=sys.stderr if given.tsv else sys.stdout)  # fmt: skip
             return
         jobs, silence = submitted(given.study)
         status = StudyStatus(study, jobs)
@@ -33,6 +34,8 @@ def main() -> None:
         sys.exit(f"{error}")
     if given.tsv:
         status_table(standings).to_csv(sys.stdout, sep="\t", index=False, lineterminator="\n")
+        if silence:
+            print(silence, file=sys.stderr)
         return
     print(status_page(study.config["title"], status.tasks, standings, every=given.all), end="")
     if silence:

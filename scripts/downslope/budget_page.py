@@ -35,7 +35,7 @@ def choice_page(
         "2 degrees of freedom), in points (hundredths of the metric) per tenfold of parameters "
         f"and of training tokens, for a task with a residual of {_residual(given)} points; it is "
         "in proportion to that residual.",
-        *_advice(given, by_name),
+        *_advice(by_name),
         "## What is lost",
         _bullets(_losses(given, choice, by_name)),
         "## How it was chosen",
@@ -123,7 +123,7 @@ def _comparison(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _advice(given: Offer, table: pd.DataFrame) -> list[str]:
+def _advice(table: pd.DataFrame) -> list[str]:
     """Where more sizes would let a test find smaller effects, although the variance is larger."""
     others = table[table.index.str.startswith("best from")].dropna(subset=["detectable_points"])
     if others.empty:

@@ -89,7 +89,7 @@ def best_choice(given: Offer, sizes: int | None = None) -> Choice:
     ]
     together = ", though not both at once" if len(prices) > 1 else ""
     raise StudyError(
-        f"does not reach for {wanted}: the cheapest cost {' and '.join(prices)}{together}",
+        f"is too small for {wanted}: the cheapest cost {' and '.join(prices)}{together}",
         where=CONFIG,
         remedy="Allow more, or lower min_models or min_checkpoints.",
     )

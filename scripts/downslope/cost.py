@@ -51,13 +51,15 @@ def study_cost(
     *,
     locked_bytes: Mapping[str, int],
     local_bytes: Mapping[str, int],
+    locked_weights: Mapping[str, str] | None = None,
     measured: Sequence[Mapping[str, Any]] = (),
     mirror: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> Cost:
     """Costs of a study that scores its checkpoints, from its folder as it is now.
 
-    `locked_bytes` are the lock's sizes by checkpoint, `local_bytes` those of local folders,
+    `locked_bytes` and `locked_weights` are the lock's sizes and model digests by checkpoint, where
+    there is one: scores of other weights are to be made anew. `local_bytes` are local folders',
     `measured` the rows of config/costs.tsv; `tell` gets notes on what could not be used.
     """
     works, digests = study_works(study, tell)
@@ -71,7 +73,12 @@ def study_cost(
             study,
             row,
             works[row.tokenizer],
-            _left(study, scores[row.ckpt], digests[row.tokenizer]),
+            _left(
+                study,
+                scores[row.ckpt],
+                digests[row.tokenizer],
+                (locked_weights or {}).get(row.ckpt),
+            ),
             rate,
             prices[row.ckpt],
             local_bytes.get(row.ckpt, 0),
@@ -121,10 +128,15 @@ def _row(
 
 
 def _left(
-    study: Study, scores: Mapping[tuple[str, str], Mapping[str, Any]], plans: Mapping[str, str]
+    study: Study,
+    scores: Mapping[tuple[str, str], Mapping[str, Any]],
+    plans: Mapping[str, str],
+    weights: str | None,
 ) -> list[str]:
     """The tasks of which a checkpoint has no scores, or other ones than the study wants."""
     wanted = {"dtype": study.config["dtype"], "modules": modules_digest(SCORING_MODULES)}
+    if weights is not None:
+        wanted["weights"] = weights
     done = set()
     for (task, _), facts in scores.items():
         now = wanted | ({"plan": plans[task]} if task in plans else {})

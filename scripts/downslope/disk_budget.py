@@ -79,7 +79,7 @@ class DiskBudget:
             listed = "".join(f"\n  {f.path}: {amount(f.bytes)}, {f.why}" for f in in_the_way)
             free = shutil.disk_usage(self.weights).free
             lack = (
-                f"{ckpt} needs {amount(size - there)}, which is {amount(over)} too much "
+                f"{ckpt} needs {amount(size - there)}, and {amount(over)} are lacking "
                 f"(free on this disk: {amount(free)}){listed}"
             )
             if all(folder.trace is None for folder in in_the_way):

@@ -42,8 +42,8 @@ NOTES = (
     "just as good falls below it on average. q and p_holm allow for that: p is first multiplied "
     "by the number of checkpoints that the best was chosen from (under `test`). The difference "
     "and its interval are not corrected; against the best they overstate a loss on average.",
-    "Nothing is corrected over checkpoints: whoever looks after each of many sees a false loss now "
-    "and then.",
+    "Nothing is corrected over checkpoints: whoever looks at many of them will now and then "
+    "see a loss that is not real.",
 )
 _COMPARED = ["ckpt", "against", "reference"]
 _SEED = 1

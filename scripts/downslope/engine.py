@@ -123,12 +123,14 @@ class Scorer:
         if self.path != "packed" or self.lanes == 1:
             yield now, 0 if self.device.type == "cpu" else 1
             return
-        with lanes(self.lanes) as submit:
+        try:
+            with lanes(self.lanes) as submit:
+                try:
+                    yield lambda pack: submit(self._launch, pack).result, self.lanes
+                finally:
+                    self._given_up.set()
+        finally:
             self._given_up = threading.Event()
-            try:
-                yield lambda pack: submit(self._launch, pack).result, self.lanes
-            finally:
-                self._given_up.set()
 
     @torch.inference_mode()
     def _launch(self, pack: Pack) -> Found:

@@ -6,6 +6,7 @@ resources/weights/{ckpt}.failed                    fetching; the next success re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from downslope.files import matching
@@ -18,19 +19,28 @@ def fetch_marker(weights: Path, ckpt: str) -> Path:
     return weights / f"{ckpt}{FAILED}"
 
 
-def failure_reasons(resources: Path) -> list[tuple[str, str, str]]:
+def failure_reasons(
+    resources: Path, wanted: Callable[[str, str], str | None]
+) -> list[tuple[str, str, str]]:
     """Checkpoint, task and reason of everything that failed; the task is empty for a download.
 
-    Sorted, so that equal failures are an equal list.
+    `wanted` says under which identity the study wants a checkpoint's scores of a task now; what
+    failed under another one says nothing of it. Sorted, so that equal failures are an equal list.
     """
-    reasons = []
+    found = []
     for path in matching(resources, f"scored/*/*{FAILED}"):
-        reasons.append((path.parent.name, path.name.rsplit(".", 2)[0], reason_in(path)))
+        task, identity, _ = path.name.rsplit(".", 2)
+        if wanted(path.parent.name, task) == identity:
+            found.append((path.parent.name, task, reason_in(path)))
     for path in matching(resources, f"weights/*{FAILED}"):
-        reasons.append((path.name.removesuffix(FAILED), "", reason_in(path)))
-    return sorted(reasons)
+        found.append((path.name.removesuffix(FAILED), "", reason_in(path)))
+    return sorted((ckpt, task, reason) for ckpt, task, reason in found if reason is not None)
 
 
-def reason_in(marker: Path) -> str:
-    """What a marker says, on one line: it becomes a field of a table."""
-    return " ".join(marker.read_text(encoding="utf-8").split())
+def reason_in(marker: Path) -> str | None:
+    """What a marker says, on one line: it becomes a field of a table. None where there is none,
+    or none any more: the job that succeeds removes it."""
+    try:
+        return " ".join(marker.read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return None

@@ -12,7 +12,6 @@ from downslope.outcomes import Outcome, printed_titles
 from downslope.panel import RUN
 from downslope.verdict_words import UNITS
 
-OUTCOME = list(Outcome._fields)
 _METRICS = {
     **dict.fromkeys(("accuracy", "acc_norm", "mc1", "mc2"), "Accuracy"),
     "margin": "Margin (log-odds)",

@@ -15,6 +15,7 @@ from downslope.harness_defaults import default_rules, default_seed, default_toke
 from downslope.harness_files import HarnessFile
 from downslope.harness_models import Model, compile_rules, place, slug
 from downslope.harness_tasks import TaskTables, task_tables
+from downslope.sizes import size_name
 
 _CKPT = re.compile(r"(?:^|,)ckpt=([a-z0-9._-]+)")  # what export_harness writes
 UNTRAINED = "untrained: step 0 has read no tokens, and regressions take their logarithm"
@@ -195,10 +196,7 @@ def _source(file: HarnessFile) -> tuple[str, str]:
 
 
 def _size(model: Model) -> str:
-    """A size as names have it: what the file says, else 93069280 -> 93m."""
+    """A size as names have it: what the file says, else 93069280 -> 93.1m."""
     if model.size and not model.size.isdigit():
         return model.size
-    for unit, scale in (("b", 10**9), ("m", 10**6), ("k", 10**3)):
-        if model.parameters >= scale:
-            return f"{model.parameters / scale:.3g}{unit}"
-    return str(model.parameters)
+    return size_name(model.parameters).lower()

@@ -112,7 +112,8 @@ class Holdings:
         if any(path.resolve() in (place, *place.parents) for place in self._local):
             return Held(path, size, Need.NOT_OURS, "is the source of a local checkpoint")
         if name.startswith(HIDDEN):
-            return Held(path, size, Need.WAITED_FOR, "is being deleted", size)
+            # What a killed process had left to delete has been deleted before this look.
+            return Held(path, size, Need.NOT_OURS, "could not be deleted; delete it by hand")
         if other := _writer(path):
             return Held(path, size, Need.WAITED_FOR, f"is being fetched by {other}", other.token)
         progress, trace = self._progress(name)

@@ -25,7 +25,7 @@ from downslope.item_values import Key, outcomes_in, read_item_values
 from downslope.outcomes import Outcome
 
 REPLICATES = 2000
-_LABELS = ("protocol", "metric", "item")  # of a file of item values; its other columns are values
+_LABEL = "item"  # of a file of item values; its other columns are values
 # What is multiplied at once: 250 x 20,000 items and 20,000 items x 64 are some 50 MB together.
 _REPLICATES_AT_ONCE, _CHECKPOINTS_AT_ONCE = 250, 64
 
@@ -44,7 +44,7 @@ def bootstrap_items(
     One outcome is in memory at a time. A file without item-level scores gives one without rows.
     """
     outcomes = outcomes_in(values)
-    ckpts = [name for name in pq.read_schema(values).names if name not in _LABELS]
+    ckpts = [name for name in pq.read_schema(values).names if name != _LABEL]
     items = pd.Index(pq.read_table(values, columns=["item"])["item"].unique().to_pylist())
     read = functools.partial(read_item_values, values)
     write_replicates(output, ckpts, resample(outcomes, read, items, task, replicates))

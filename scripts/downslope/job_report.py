@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from downslope.attention import NAME
 from downslope.engine import Scorer
 from downslope.packing import computed_tokens
 from downslope.process import cores, peak_memory
 from downslope.store import TaskJob, unfinished
 
 LONG = 1e13
-"""Operations that take one core minutes."""
+"""So many operations keep one core busy for minutes."""
 
 
 def environment(scorer: Scorer) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def environment(scorer: Scorer) -> dict[str, Any]:
         "device": str(device),
         "processor": platform.processor() or platform.machine(),
         "dtype": str(scorer.dtype).removeprefix("torch."),
-        "attention": getattr(scorer.model.config, "_attn_implementation", None),
+        "attention": _attention(scorer),
         "path": scorer.path,
         "inner_tokens": scorer.inner,
         "python": platform.python_version(),
@@ -41,6 +42,13 @@ def environment(scorer: Scorer) -> dict[str, Any]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts | _peak_bytes(scorer)
+
+
+def _attention(scorer: Scorer) -> str | None:
+    # While packs are under way the config names the packed path's, in whichever lane they are.
+    if scorer.path == "packed":
+        return NAME
+    return getattr(scorer.model.config, "_attn_implementation", None)
 
 
 def peak(scorer: Scorer) -> str:

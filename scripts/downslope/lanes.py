@@ -20,14 +20,14 @@ LANES = 2
 
 def lanes_for(threads: int, device: str) -> int:
     """How many lanes a scoring process with so many threads has: one on a GPU, which computes one
-    launch after another, and where there is no second thread."""
-    return min(LANES, threads) if device == "cpu" else 1
+    launch after another, and where the lanes' shares would leave a thread idle."""
+    return LANES if device == "cpu" and threads % LANES == 0 else 1
 
 
 @contextmanager
 def lanes(count: int) -> Iterator[Callable[..., Future[Any]]]:
     """Inside, what is submitted runs in `count` threads, begun in the order of submission; torch
-    computes with as many threads in each of them as go into its number, and as many elsewhere.
+    has its number of threads divided by `count` for each of them, and as many elsewhere.
 
     At the end, what has not begun is dropped, and what has is waited for.
     """

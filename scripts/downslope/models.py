@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from downslope.engine import out_of_memory
 from downslope.errors import StudyError
 from downslope.lean_imports import import_transformers
 from downslope.placement import placed
@@ -134,6 +135,14 @@ def _faults_of(folder: Path) -> Iterator[None]:
             remedy="Get the checkpoint as safetensors, or convert it where you trust its source.",
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
+            raise StudyError(
+                f"cannot be read ({error.strerror})",
+                where=str(error.filename or folder),
+                remedy="Try again, or look at the disk that it lies on.",
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise StudyError(
             f"cannot be loaded as a causal language model ({first})",

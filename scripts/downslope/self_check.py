@@ -41,8 +41,11 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     ((sample,), _) = pack_requests([*long, *short], 10**9)
     scorer.path = "whole"
     whole = Scorer(scorer.model, "whole").target_logprobs(sample)
-    if not np.isfinite(whole).all():
-        return float("nan")  # damaged weights, or overflow: scoring will name the item
+    if not np.isfinite(whole).all():  # damaged weights, or overflow: scoring will name the item
+        logging.getLogger("downslope").warning(
+            "self-check: log-probabilities that are no finite numbers; scored one at a time"
+        )
+        return float("nan")
     tolerance = TOLERANCE[scorer.dtype]
     reference = whole
     if scorer.dtype != torch.float32:

@@ -1,7 +1,8 @@
 """How far a study has come, from its files and SLURM alone, whether Snakemake runs or not.
 
 What counts as done is what the store holds under the identity that the study wants now: a score
-of other weights, plans or code is not there yet. Nothing is written, nothing is loaded.
+of other weights, plans or code is not there yet. No model is loaded, and nothing is written but an
+empty file for a moment, by which the folder's clock is read.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ STATES = (
 )
 """Of checkpoints, in the order in which a page counts them."""
 
-TASK_STATES = ("done", "part", "failed", "old", "missing", "excluded")
-"""Of a checkpoint's tasks; `old` has been published from other plans, weights or code."""
-
 _PROGRESS = re.compile(r"scored .*?, ([\d.]+)/s, (.+ left)")
 _TAIL = 4096
 _WORDS = 120
@@ -44,7 +42,8 @@ _WORDS = 120
 
 @dataclass(frozen=True)
 class TaskStanding:
-    """One task of a checkpoint; `reason` says why it failed."""
+    """One task of a checkpoint: `done`, `part`, `failed` (`reason` says why), `missing`,
+    `excluded`, or `old`: published from other plans, weights or code."""
 
     task: str
     state: str
@@ -136,8 +135,8 @@ class StudyStatus:
                 return "waiting for disk", waits[-1].partition("waiting for disk: ")[2]
             size = f" of {amount(self._sizes[row.ckpt])}" if row.ckpt in self._sizes else ""
             return "fetching", f"{amount(bytes_below(place))}{size}; {found}"
-        if (marker := fetch_marker(weights, row.ckpt)).is_file():
-            return "failed", f"download: {reason_in(marker)}"
+        if (reason := reason_in(fetch_marker(weights, row.ckpt))) is not None:
+            return "failed", f"download: {reason}"
         return None
 
     def _tasks(self, row: Checkpoint) -> list[TaskStanding]:
@@ -149,26 +148,42 @@ class StudyStatus:
     def _task(
         self, row: Checkpoint, task: str, weights: str, scored: set[str], published: set[str]
     ) -> TaskStanding:
-        plan, packs = self._plans.get((row.tokenizer, task), ("", 0))
+        packs = self._plans.get((row.tokenizer, task), ("", 0))[1]
         absent = "old" if f"{task}.parquet" in published else "missing"
-        if not (plan and weights):
+        identity = self._identity(row, task, weights)
+        if identity is None:
             return TaskStanding(task, absent)
-        identity, _ = score_identity(
-            plan=plan, weights=weights, dtype=self.study.config["dtype"], modules=self._modules
-        )
         store = TaskStore(self.folder / "resources/scored" / row.ckpt, task, identity)
         if store.finished.name in scored:
             return TaskStanding(task, "done", packs, packs)
         if absent == "old":  # or the store was deleted, and what it held is kept here
             facts = None
-            with contextlib.suppress(OSError):  # a job that starts deletes what it will publish
+            # A job that starts deletes what it will publish, and a torn file is none.
+            with contextlib.suppress(OSError, StudyError):
                 facts = read_facts(self.folder / f"results/scores/{row.ckpt}/{task}.parquet")
             if facts and facts["identity"] == identity:
                 return TaskStanding(task, "done", packs, packs)
-        if store.marker.name in scored:
-            return TaskStanding(task, "failed", 0, packs, reason_in(store.marker))
+        if (reason := reason_in(store.marker)) is not None:
+            return TaskStanding(task, "failed", 0, packs, reason)
         done = store.packs_stored() if store.finished.stem + ".packs" in scored else 0
         return TaskStanding(task, "part" if done else absent, done, packs)
+
+    def identity(self, ckpt: str, task: str) -> str | None:
+        """The identity that a checkpoint's scores of a task must have now; None where it has no
+        such scores, or its plan or its weights are not known yet."""
+        row = self.study.by_ckpt.get(ckpt)
+        if row is None or row.known_bad or task not in self.study.by_task:
+            return None
+        return self._identity(row, task, self._weights(row))
+
+    def _identity(self, row: Checkpoint, task: str, weights: str) -> str | None:
+        plan, _ = self._plans.get((row.tokenizer, task), ("", 0))
+        if not (plan and weights):
+            return None
+        identity, _ = score_identity(
+            plan=plan, weights=weights, dtype=self.study.config["dtype"], modules=self._modules
+        )
+        return identity
 
     def _weights(self, row: Checkpoint) -> str:
         """Digest of a checkpoint's weights; empty where they are not known yet."""

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import pandas as pd
 
+from downslope.sizes import size_name
 from downslope.status import STATES, Standing, TaskStanding
 
 AT_ONCE = 15
@@ -57,14 +58,6 @@ def status_table(standings: Iterable[Standing]) -> pd.DataFrame:
         for task in standing.tasks
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def size_name(parameters: int) -> str:
-    """Parameters as a person says them: `25k`, `70M`, `1.4B`."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g}{name}"
-    return str(parameters)
 
 
 def _groups(standings: Sequence[Standing]) -> Iterator[str]:

@@ -71,7 +71,7 @@ class TaskStore:
         greedy = np.zeros(count, bool)
         done: set[int] = set()
         for shard in sorted(self._packs.glob("*.parquet")):
-            table = pq.read_table(shard)
+            table = _whole_shard(shard)
             request = table["request"].to_numpy()
             loglikelihood[request] = table["loglikelihood"].to_numpy()
             greedy[request] = table["greedy"].to_numpy()
@@ -184,14 +184,36 @@ def read_scores(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise StudyError(
             f"is no score table ({error})",
             where=str(path),
-            remedy="Delete it and run the workflow again.",
+            remedy="Delete it, and its original in resources/scored/ if that is damaged too, and "
+            "run the workflow again.",
         ) from None
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """The facts of a score table without its rows; None where there are none."""
-    stated = (pq.read_schema(path).metadata or {}).get(_KEY)
-    return json.loads(stated) if stated else None
+    """The facts of a score table without its rows; None where there are none.
+
+    Raises StudyError for a file that is no table, or half of one.
+    """
+    try:
+        stated = (pq.read_schema(path).metadata or {}).get(_KEY)
+        return json.loads(stated) if stated else None
+    except ValueError as error:  # pyarrow's, and that of JSON
+        raise StudyError(
+            f"is no score table ({error})",
+            where=str(path),
+            remedy="Delete it and run the workflow again: the store keeps what was scored.",
+        ) from None
+
+
+def _whole_shard(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise StudyError(
+            f"is damaged ({error})",
+            where=str(path),
+            remedy="Delete it and run again: its packs are scored anew.",
+        ) from None
 
 
 def require_identity(facts: Mapping[str, Any], wanted: str, parts: str, path: Path) -> None:

@@ -140,7 +140,11 @@ def load_study(folder: Path, config: Mapping[str, Any] | None = None) -> Study:
     path = place / "config.yaml"
     stated = read_yaml(path)
     if not isinstance(stated, dict):
-        raise StudyError("is not a mapping of keys to values", where=str(path))
+        raise StudyError(
+            "is not a mapping of keys to values",
+            where=str(path),
+            remedy="Write `key: value` lines; config/README.md lists the keys.",
+        )
     merged = dict(stated if config is None else config)
     if "machine" in merged:
         merged["machine"] = _numbers(merged["machine"])

@@ -28,6 +28,9 @@ _NEEDED = {
     "harness": ("harness",),
 }
 
+_COLUMNS = ("item", "protocol", "metric", "replicate")
+"""Names that no checkpoint may have."""
+
 
 def check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: Path) -> None:
     """Keys of the config, unique sources and runs, revisions, tokenizers, growing tokens."""
@@ -43,6 +46,12 @@ def check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: P
     require_unique(table, ("family", "parameters", "seed", "step"), path)
     for row in rows:
         where = f"{path}, line {row.line} ({row.ckpt})"
+        if row.ckpt in _COLUMNS:
+            raise StudyError(
+                f"the name {row.ckpt!r} is that of a column in tables with one for each checkpoint",
+                where=where,
+                remedy="Give the checkpoint another name.",
+            )
         if row.is_hub and not row.revision:
             raise StudyError(
                 f"{row.source} has no revision",

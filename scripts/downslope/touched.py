@@ -17,8 +17,12 @@ from pathlib import Path
 from downslope.errors import StudyError
 from downslope.store import read_facts
 
-_SAMPLE = 8
-"""Files that are looked at; one is enough for an edit of code or config, which concerns all."""
+_SAMPLE = 16
+"""Files that are looked at. One is enough for an edit of code or config, which concerns all; where
+a run that made them anew was cut off, those that it had not come to lie anywhere among them."""
+
+_GOLDEN = 0.6180339887498949
+"""Multiples of it, without their integers, are spread evenly however many there are."""
 
 
 def refuse_touched(scores: Iterable[Path], *, dtype: str, modules: str, records: Path) -> None:
@@ -28,7 +32,9 @@ def refuse_touched(scores: Iterable[Path], *, dtype: str, modules: str, records:
     is Snakemake's metadata folder. A stale file whose record names other parameters than these is
     none of our business: Snakemake will make it again.
     """
-    existing = (path for path in scores if path.is_file())
+    numbered = enumerate(scores)
+    spread = [path for _, path in sorted(numbered, key=lambda pair: pair[0] * _GOLDEN % 1)]
+    existing = (path for path in spread if path.is_file())
     for path in itertools.islice(existing, _SAMPLE):
         facts = read_facts(path)
         parts = facts["parts"] if facts else {}

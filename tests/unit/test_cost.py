@@ -292,6 +292,15 @@ def test_what_is_scored_costs_nothing_more(study: Study) -> None:
     assert "| 4 | 2 |\n| **still" in page  # GB of both, and of the larger one
 
 
+def test_scores_of_weights_that_the_lock_no_longer_has_are_to_be_made_anew(study: Study) -> None:
+    for task in ("alpha", "beta"):
+        with_scores(study, "w8-s1", task, weights="now")
+        with_scores(study, "w8-s2", task, weights="before")
+    cost = cost_of(study, locked_weights={"w8-s1": "now", "w8-s2": "now"})
+    assert list(cost.table["left_tasks"]) == [0, 2]
+    assert list(cost_of(study).table["left_tasks"]) == [0, 0], "without a lock nothing is known"
+
+
 def test_the_rate_is_measured_where_something_is_scored(study: Study) -> None:
     with_scores(study, "w8-s1", "alpha")
     rate = cost_of(study).rate

@@ -63,3 +63,16 @@ def test_what_the_user_fixed_is_there() -> None:
         assert (ROOT / name).exists()
     assert (ROOT / "slurm/profile.yaml").is_file(), "the link for `snakemake --profile slurm`"
     assert not (ROOT / "profiles/default").exists(), "it would override every other profile"
+
+
+def test_jobs_lose_the_same_names_in_the_profile_and_in_the_script() -> None:
+    pattern = re.search(r"grep -iE '(.*?)'", (ROOT / "profiles/slurm/profile.yaml").read_text())
+    script = re.search(r'_SECRET = r"(.*)"', (ROOT / "scripts/score_checkpoint.py").read_text())
+    assert pattern
+    assert script
+    assert pattern[1] == script[1]
+    secrets = "HF_TOKEN WANDB_API_KEY AWS_ACCESS_KEY_ID APIKEY KEY TOKEN_FILE SECRET_VALUE"
+    for name in (*secrets.split(), "MY_PASSWD", "DB_PASS", "hf_token", "GOOGLE_CREDENTIALS"):
+        assert re.search(pattern[1], name, re.IGNORECASE), name
+    for name in ("PWD", "OLDPWD", "PATH", "TOKENIZERS_PARALLELISM", "KEYBOARD", "SLURM_JOB_ID"):
+        assert not re.search(pattern[1], name, re.IGNORECASE), name

@@ -178,7 +178,10 @@ def test_what_is_needed_and_what_is_not(place: Place) -> None:
     assert place.held("w8-s4")[0] is Need.INCOMPLETE
 
     (place.weights / ".reclaimed.w8-s9.abc").mkdir()
-    assert place.held(".reclaimed.w8-s9.abc") == (Need.WAITED_FOR, "is being deleted")
+    assert place.held(".reclaimed.w8-s9.abc") == (
+        Need.NOT_OURS,
+        "could not be deleted; delete it by hand",
+    )
 
     del place.rows[0]
     place.rows[0]["known_bad"] = "NaN"
@@ -271,15 +274,17 @@ def test_a_failed_download_leaves_its_reason_until_it_succeeds(place: Place) -> 
     with pytest.raises(StudyError, match="wrong bytes"):
         place.fetch("w8-s1")
     assert place.sent() == 1, "wrong bytes are not asked for again"
-    ((ckpt, task, reason),) = failure_reasons(place.folder / "resources")
+    ((ckpt, task, reason),) = failure_reasons(place.folder / "resources", lambda *_: None)
     assert (ckpt, task) == ("w8-s1", "")
     assert "model.safetensors has wrong bytes" in reason
     assert "\n" not in reason
     place.store("w8-s1", "beta").fail("is nan")
-    assert failure_reasons(place.folder / "resources")[1] == ("w8-s1", "beta", "is nan")
+    now = place.store("w8-s1", "beta").identity
+    found = failure_reasons(place.folder / "resources", lambda *_: now)
+    assert found[1] == ("w8-s1", "beta", "is nan")
     place.store("w8-s1", "beta").marker.unlink()
     place.fetch("w8-s1")
-    assert failure_reasons(place.folder / "resources") == []
+    assert failure_reasons(place.folder / "resources", lambda *_: None) == []
 
 
 def test_what_may_pass_is_tried_again(place: Place) -> None:

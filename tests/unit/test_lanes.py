@@ -50,7 +50,7 @@ def model() -> Any:
 
 
 def test_how_many_there_are() -> None:
-    assert [lanes_for(threads, "cpu") for threads in (1, 2, 16)] == [1, LANES, LANES]
+    assert [lanes_for(threads, "cpu") for threads in (1, 2, 3, 16)] == [1, LANES, 1, LANES]
     assert lanes_for(16, "cuda") == 1
 
 
@@ -253,3 +253,15 @@ def test_what_has_not_begun_is_dropped() -> None:
         threading.Timer(0.2, go.set).start()
     assert begun == [0, 1]
     assert all(one < other for one, other in pairwise(begun))
+
+
+def test_a_scorer_is_as_before_when_its_lanes_have_ended(
+    model: Any, requests: list[Request]
+) -> None:
+    packs, _ = pack_requests(requests, 80)
+    scorer = Scorer(model, lanes=2)
+    stream = scorer.score_packs(packs)
+    first, _ = next(stream)
+    stream.close()
+    assert np.array_equal(scorer.score_pack(packs[0])[0], first)
+    assert np.isfinite(scorer.target_logprobs(packs[0])).all()

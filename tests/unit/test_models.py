@@ -317,3 +317,32 @@ def test_positions_that_do_not_depend_on_the_company(given: dict, positions: int
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = transformers.Phi3Config(**shape, pad_token_id=0, **given)
     assert longest_sequence(SimpleNamespace(config=config)) == positions
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (
+            OSError(116, "Stale file handle", "x.bin"),
+            StudyError,
+            r"x\.bin: cannot be read",
+        ),
+        (RuntimeError("CUDA out of memory"), RuntimeError, "^CUDA out of memory$"),
+        (OSError("no file named x"), StudyError, "cannot be loaded as a causal language model"),
+    ],
+)
+def test_a_full_memory_or_a_failing_disk_is_not_called_a_bad_model(
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[Exception],
+    words: str,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(raised, match=words):
+        read_model(tiny, dtype="float32", device_map=None)

@@ -136,6 +136,8 @@ def test_at_the_end_of_a_task_the_next_one_is_under_way(
         found = job.plan.scores(expected, np.ones(len(expected), bool))["loglikelihood"]
         np.testing.assert_allclose(scores["loglikelihood"], found, atol=1e-5)
         assert (facts["job"]["lanes"], facts["job"]["threads"]) == (2, scorer.threads)
+        # However far the other lane is, which switches what the config names.
+        assert facts["job"]["attention"] == "downslope"
 
 
 def test_a_job_that_was_killed_at_its_last_step_goes_on(

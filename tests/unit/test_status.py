@@ -17,9 +17,10 @@ from downslope.claim import claimed
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.lock import COLUMNS as LOCK_COLUMNS
 from downslope.plan import write_plan
+from downslope.sizes import size_name
 from downslope.slurm_queue import Submitted, submitted
 from downslope.status import StudyStatus
-from downslope.status_page import size_name, status_page, status_table
+from downslope.status_page import status_page, status_table
 from downslope.store import TaskStore
 from downslope.study import load_study
 from tiny_study import (
@@ -132,7 +133,7 @@ def place(byte_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     fetch = study / "logs/fetch"
     fetch.mkdir()
     (fetch / "w16-s2.log").write_text(
-        "10:00:00 waiting for disk: w16-s2 needs 4.0 kB, which is 2.0 kB too much\n"
+        "10:00:00 waiting for disk: w16-s2 needs 4.0 kB, and 2.0 kB are lacking\n"
         "  resources/weights/w16-s1: 4.0 kB, waits to be scored\n"
     )
     (study / "resources/weights").mkdir()
@@ -187,7 +188,7 @@ def test_each_state_is_told_with_its_reason(status: StudyStatus) -> None:
     assert told["w8-s5"] == "SLURM job 55 (Priority)"
     assert told["w16-s1"].startswith("1.")
     assert " kB of 4.0 kB; process " in told["w16-s1"]
-    assert told["w16-s2"] == "w16-s2 needs 4.0 kB, which is 2.0 kB too much"
+    assert told["w16-s2"] == "w16-s2 needs 4.0 kB, and 2.0 kB are lacking"
     assert found["w16-s2"].log == "logs/fetch/w16-s2.log"
     assert told["w16-s3"] == "download: HTTP status 403"
     assert told["w16-s5"] == "serves other weights"
@@ -276,9 +277,12 @@ def test_slurm_is_asked_for_this_studys_jobs_and_never_waited_for(
 
 
 def test_sizes_are_said_as_people_say_them() -> None:
-    assert [size_name(n) for n in (70426624, 1414647808, 11846072320, 25472, 12)] == [
-        *("70.4M", "1.41B", "11.8B", "25.5k", "12"),
-    ]
+    said = {
+        70426624: "70.4M", 1414647808: "1.41B", 11846072320: "11.8B", 25472: "25.5k", 12: "12",
+        999_499_999: "999M", 999_600_000: "1B", 999_600: "1M", 999: "999",
+        1_200_000_000_000: "1.2T",
+    }  # fmt: skip
+    assert {n: size_name(n) for n in said} == said
 
 
 @pytest.mark.slow

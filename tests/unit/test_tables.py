@@ -63,6 +63,11 @@ BROKEN_ROWS = {
         "models/w8-s1\tmain\t",
         ["line 2", "cannot have the revision 'main'"],
     ),
+    "a checkpoint with a column's name": (
+        "\nw8-s1\t",
+        "\nmetric\t",
+        ["line 2", "'metric' is that of a column", "another name"],
+    ),
     "a hub source without revision": (
         "models/w8-s1\t\t",
         "hub:a/b\t\t",

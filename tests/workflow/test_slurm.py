@@ -42,7 +42,7 @@ from tiny_study import (
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 TOKEN, SECRET = "hf_planted_token_9f27", "planted_secret_b41c"
-PLANTED = {"HF_TOKEN": TOKEN, "MY_STORAGE_PASSWORD": SECRET}
+PLANTED = {"HF_TOKEN": TOKEN, "MY_STORAGE_PASSWORD": SECRET, "AWS_ACCESS_KEY_ID": SECRET}
 CELLS = "results/cells.tsv"
 
 
