@@ -89,7 +89,10 @@ def drop_hollow_lists(weights: Path) -> list[str]:
         with open(path, encoding="utf-8", newline="") as table:
             files = [row["file"] for row in csv.DictReader(table, delimiter="\t")]
         if not all((path.parent / file).is_file() for file in files):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except PermissionError:  # somebody else's study, which is only looked at
+                continue
             hollow.append(path.parent.name)
     return hollow
 

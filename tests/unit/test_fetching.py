@@ -6,6 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import HfApi
@@ -234,13 +235,18 @@ def test_only_what_fetch_made_is_ever_given_up(place: Place, tmp_path: Path) -> 
     assert (place.weights / "linked").is_symlink()
 
 
-def test_weights_pass_through_room_for_two(place: Place) -> None:
+def test_weights_pass_through_room_for_two(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for ckpt in ("w8-s1", "w8-s2"):
         place.fetch(ckpt, disk_budget_gb=ROOM_FOR_TWO)
         place.score(ckpt)
     place.fetch("w8-s4", disk_budget_gb=ROOM_FOR_TWO)
     assert place.whole() == {"w8-s2", "w8-s4"}
     assert bytes_below(place.weights) < 1e9 * ROOM_FOR_TWO
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", Mock(side_effect=PermissionError))
+        assert drop_hollow_lists(place.weights) == [], (
+            "who may only look at a study changes nothing"
+        )
     assert drop_hollow_lists(place.weights) == ["w8-s1"]
 
 
