@@ -244,9 +244,7 @@ def test_weights_pass_through_room_for_two(place: Place, monkeypatch: pytest.Mon
     assert bytes_below(place.weights) < 1e9 * ROOM_FOR_TWO
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", Mock(side_effect=PermissionError))
-        assert drop_hollow_lists(place.weights) == [], (
-            "who may only look at a study changes nothing"
-        )
+        assert drop_hollow_lists(place.weights) == [], "who may only look changes nothing"
     assert drop_hollow_lists(place.weights) == ["w8-s1"]
 
 
