@@ -167,7 +167,8 @@ class Cluster:
             "mariadbd": [f"--defaults-file={self.folder}/mariadb.cnf", "--user=root"],
             "slurmdbd": ["-D"],
             "slurmctld": ["-D", "-f", f"{self.folder}/slurm.conf"],
-            "slurmd": ["-D", "-c", "-f", f"{self.folder}/slurm.conf"],
+            # Without -c, which would kill the jobs that live on without a slurmd.
+            "slurmd": ["-D", "-f", f"{self.folder}/slurm.conf"],
         }
         with open(self.folder / f"log/{daemon}.out", "ab") as output:
             self._daemons[daemon] = subprocess.Popen(

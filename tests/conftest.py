@@ -9,11 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cluster import Cluster, NoCluster
 from downslope.tokenization import FolderTokenizer
 from forked import snakemake
 from tiny_study import ROOT, make_study, make_tokenizer
+
+# The same examples in every run, however long one takes.
+settings.register_profile("downslope", deadline=None, derandomize=True, database=None)
+settings.load_profile("downslope")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

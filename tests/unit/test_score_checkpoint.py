@@ -44,8 +44,12 @@ if settings["pause"]:
     from downslope.engine import Scorer
     score = Scorer.score_packs
     def slowly(self, packs):
-        for scores in score(self, packs):
+        for number, scores in enumerate(score(self, packs)):
             time.sleep(settings["pause"])
+            if number == 3:  # the packs before it are finished; the test does what it waits for
+                print("three packs", flush=True)
+                while settings["waits"]:
+                    time.sleep(0.05)
             yield scores
     Scorer.score_packs = slowly
 def found_anew(blocks):
@@ -88,7 +92,7 @@ class Job:
         self.outputs = [folder / f"out/{task}.parquet" for task in TASKS]
 
     def start(
-        self, *, pause: float = 0.0, largest_file: int = 0, **env: str
+        self, *, pause: float = 0.0, waits: bool = False, largest_file: int = 0, **env: str
     ) -> subprocess.Popen[str]:
         job = {
             "folder": str(self.model),
@@ -102,7 +106,7 @@ class Job:
             "outputs": [str(path) for path in self.outputs],
             "log": str(self.log),
         }
-        settings = {"job": job, "pause": pause, "largest_file": largest_file}
+        settings = {"job": job, "pause": pause, "waits": waits, "largest_file": largest_file}
         paths = [str(ROOT / "scripts")]
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(settings)],
@@ -153,10 +157,10 @@ def job(tmp_path: Path) -> Job:
 
 def test_sigterm_saves_the_finished_packs_and_releases_the_claim(job: Job) -> None:
     """No pack is lost, though the next saving was seconds away; nothing is scored twice."""
-    with job.start(pause=0.3) as process:
+    with job.start(pause=0.05, waits=True) as process:
         try:
-            job.wait_for("a: 0 of ", process)
-            time.sleep(0.8)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "three packs\n"
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
         finally:
@@ -174,7 +178,7 @@ def test_sigterm_saves_the_finished_packs_and_releases_the_claim(job: Job) -> No
     assert status == 0
     assert not {"HF_TOKEN", "WANDB_API_KEY"} & set(said["names"])  # type: ignore[call-overload]
     facts = job.facts("a")
-    assert 2 <= facts["packs_found"] < facts["packs"]
+    assert 3 == facts["packs_found"] < facts["packs"]
     assert facts["packs_found"] + facts["packs_scored"] == facts["packs"]
     assert job.facts("b")["packs_found"] == 0
     whole = [job_of(plan, job.folder / "whole") for plan in job.plans]

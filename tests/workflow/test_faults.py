@@ -25,7 +25,7 @@ import pytest
 from test_slurm import filled_in, snakemake_slurm
 
 from cluster import Cluster, Job
-from downslope.claim import holder
+from downslope.claim import CLAIM, holder
 from downslope.scoring import SAVE_EVERY
 from downslope.status import StudyStatus
 from downslope.store import read_facts
@@ -190,6 +190,10 @@ class Story:
     """SLURM jobs of the first run, by checkpoint."""
     ends: dict[str, str] = field(default_factory=dict)
     """Logs of jobs that had an accident and could still say something."""
+    asked: str = ""
+    """Time that the job asked for whose limit was shortened while it ran."""
+    across: int = 0
+    """The SLURM job that ran while slurmd was killed and started again."""
     replacement: str = ""
     """What the job said that followed the one whose Python was killed."""
     logs: dict[str, str] = field(default_factory=dict)
@@ -234,6 +238,10 @@ def accidents(run: Run, story: Story) -> Callable[[], bool]:
                 run.cluster.scancel(str(run.jobs(ckpt)[-1].id))
             elif ckpt == OVERTIME:
                 os.kill(process, signal.SIGSTOP)
+                job = run.jobs(ckpt)[-1]
+                story.asked = job.limit
+                # The least that SLURM knows, for this one alone: others may be slow.
+                run.cluster.scontrol("update", f"JobId={job.id}", "TimeLimit=1")
             elif ckpt == KILLED:
                 os.kill(process, signal.SIGKILL)
             if ckpt == CANCELLED:
@@ -254,20 +262,19 @@ def story(
     study = make_faulty_study(tmp_path_factory.mktemp("faults") / "study", root)
     told = Story(study)
     with small_disk(study / f"resources/scored/{FULL}"):
-        # A minute for the first attempt, as the least that SLURM knows.
-        arguments = (CELLS, "--set-resources", "score:runtime=attempt")
+        arguments = (CELLS, "--set-resources", "score:runtime=10*attempt")
         with Run(cluster, root, study, arguments) as run:
             run.until(accidents(run, told))
             # By then the one that met its time limit is known to have done so.
             run.until(lambda: len(run.jobs(OVERTIME)) > 1)
             # Without slurmd a job may seem to have failed; its next attempt begins the log anew.
             run.until(lambda: "taking over from" in run.log(KILLED))
-            told.replacement = run.log(KILLED)
+            told.replacement, told.across = run.log(KILLED), run.jobs(KILLED)[-1].id
             cluster.kill_slurmd()
             cluster.start_slurmd()
             # Meanwhile the same study without any accident.
             snakemake(study.with_name("undisturbed"), CELLS, root=root)
-            run.wait()
+            run.wait(900)
         told.printed = run.printed
         told.jobs = {str(row["ckpt"]): run.jobs(str(row["ckpt"])) for row in ROWS}
         told.logs = {str(row["ckpt"]): run.log(str(row["ckpt"])) for row in ROWS}
@@ -293,11 +300,21 @@ def kill_snakemake_and_run_again(cluster: Cluster, root: Path, told: Story) -> N
         first.until(both_stopped)
         told.orphaned = {ckpt: first.jobs(ckpt)[-1] for ckpt in pair}
         first.kill()
+
+    def beat() -> None:
+        """For those that stand still, so that nobody takes over before the twins have met them."""
+        for ckpt in pair:
+            for heart in (told.study / "resources/scored" / ckpt / CLAIM).glob("*.json"):
+                os.utime(heart)
+
     refused = snakemake_slurm(cluster, root, "--directory", str(told.study), *scores, check=False)
     assert "--unlock" in refused
+    beat()
     snakemake_slurm(cluster, root, "--directory", str(told.study), "--unlock")
     with Run(cluster, root, told.study, scores) as second:
-        second.until(lambda: all("waiting for process" in second.log(ckpt) for ckpt in pair))
+        second.until(
+            lambda: beat() or all("waiting for process" in second.log(ckpt) for ckpt in pair)
+        )
         os.kill(told.orphans[NAN], signal.SIGCONT)
         os.kill(told.orphans[TOKENIZER], signal.SIGKILL)
         assert second.wait() == 0
@@ -323,7 +340,7 @@ def test_only_the_missing_packs_are_scored_again(story: Story, ckpt: str) -> Non
 def test_time_and_memory_grow_with_the_attempt(story: Story) -> None:
     first, second, *_ = story.jobs[OVERTIME]
     assert first.state == "TIMEOUT"
-    assert (first.limit, second.limit) == ("00:01:00", "00:02:00")
+    assert (story.asked, second.limit) == ("00:10:00", "00:20:00")
     assert second.memory_mb == 2 * first.memory_mb
 
 
@@ -337,6 +354,11 @@ def test_a_job_whose_python_was_killed_is_replaced_at_once(story: Story) -> None
     assert f"{KILLED}: taking over from process " in story.replacement
     assert f"(SLURM job {story.jobs[KILLED][0].id})" in story.replacement
     assert "it has ended" in story.replacement
+
+
+def test_a_job_lives_on_without_its_slurmd(story: Story) -> None:
+    (job,) = (job for job in story.jobs[KILLED] if job.id == story.across)
+    assert job.state == "COMPLETED"
 
 
 def test_a_full_disk_is_told_and_keeps_what_is_finished(story: Story) -> None:

@@ -93,14 +93,15 @@ class Watch:
     most_bytes: int = 0
 
     def look(self) -> None:
-        total = 0
+        sizes: dict[tuple[int, int], int] = {}  # a file that is renamed meanwhile counts once
         for place, _, names in os.walk(self.study / "resources/weights"):
             for name in names:
                 try:
-                    total += os.lstat(f"{place}/{name}").st_size
+                    file = os.lstat(f"{place}/{name}")
                 except OSError:
                     continue
-        self.most_bytes = max(self.most_bytes, total)
+                sizes[file.st_dev, file.st_ino] = file.st_size
+        self.most_bytes = max(self.most_bytes, sum(sizes.values()))
 
     @contextmanager
     def running(self) -> Iterator[Watch]:
