@@ -104,6 +104,16 @@ def allowed_loss(wildcards):
     return config["drift"]["allowed_loss"]
 
 
+def exported(wildcards):
+    """Folders of all checkpoints' scores as lm-evaluation-harness writes them."""
+    if STUDY.config["cells"] != "scores":
+        raise WorkflowError(
+            f"config/config.yaml: with `cells: {STUDY.config['cells']}` the study takes its cells "
+            "from results that others computed; there are no scores of its own to export."
+        )
+    return expand("results/harness/{ckpt}", ckpt=CKPTS)
+
+
 def budget(wildcards):
     """What may be spent on checkpoints."""
     if "budget" not in config:

@@ -33,6 +33,7 @@ rule make_items:
     params:
         form=lambda w: STUDY.datasets[STUDY.by_task[w.task].dataset]["format"],
         expected=lambda w: STUDY.datasets[STUDY.by_task[w.task].dataset]["items"],
+        sha256=lambda w: STUDY.datasets[STUDY.by_task[w.task].dataset]["sha256"],
         protocols=lambda w: STUDY.by_task[w.task].protocols,
         modules=modules_digest(["items.py", "protocols.py", "truthfulqa_preset.py"]),
     script:

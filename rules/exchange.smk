@@ -28,5 +28,5 @@ rule write_harness_files:
 
 rule export_harness:
     input:
-        expand("results/harness/{ckpt}", ckpt=CKPTS),
+        exported,
     localrule: True

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downslope.items import parse_items, protocol_notes, write_items
+from downslope.items import parse_items, protocol_notes, require_pinned, write_items
 from downslope.logs import log_to
 from downslope.protocols import PROTOCOLS
 
@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 
 def main(
-    data: str, form: str, expected: int, protocols: Sequence[str], output: str, log: str
+    data: str,
+    sha256: str,
+    form: str,
+    expected: int,
+    protocols: Sequence[str],
+    output: str,
+    log: str,
 ) -> None:
     with log_to(log) as logger:
+        require_pinned(Path(data), sha256)
         items, notes = parse_items(Path(data), form, expected)
         for name in protocols:
             notes += protocol_notes(items, PROTOCOLS[name])
@@ -29,6 +36,7 @@ if "snakemake" in globals():
     main(
         data=snakemake.input[0],
         form=snakemake.params.form,
+        sha256=snakemake.params.sha256,
         expected=snakemake.params.expected,
         protocols=snakemake.params.protocols,
         output=snakemake.output[0],

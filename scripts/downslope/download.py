@@ -79,8 +79,22 @@ def download_dataset(
     raise StudyError(
         f"no source yields the registered file:{tried}",
         where=where,
-        remedy=f"\nGet {row['file']} ({expected}) by other means and {_place(row, mirror)}.",
+        remedy=_own(row, study)
+        or f"\nGet {row['file']} ({expected}) by other means and {_place(row, mirror)}.",
     )
+
+
+def _own(row: Mapping[str, Any], study: Path) -> str:
+    """What to do where the source is a file of the study, which its owner may have changed."""
+    for source in str(row["sources"]).split():
+        path = study / source
+        inside = not is_address(source) and path.resolve().is_relative_to(study.resolve())
+        if inside and path.is_file():
+            return (
+                f"\nIf {source} as it is now is the one you mean, write its bytes "
+                f"({path.stat().st_size}) and sha256 ({sha256(path)}) into config/datasets.tsv."
+            )
+    return ""
 
 
 def _sources(row: Mapping[str, Any], mirror: str | None, where: str) -> list[str]:

@@ -17,8 +17,12 @@ class StudyError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling between processes.
-        return (_rebuild, (self.what, self.where, self.remedy))
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
-def _rebuild(what: str, where: str, remedy: str) -> StudyError:
-    return StudyError(what, where=where, remedy=remedy)
+class UnusableFolder(StudyError):
+    """A folder of which no repetition will make a model or a tokenizer."""
+
+
+def _rebuild(kind: type[StudyError], what: str, where: str, remedy: str) -> StudyError:
+    return kind(what, where=where, remedy=remedy)

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from downslope.errors import StudyError
-from downslope.files import atomic_write
+from downslope.files import atomic_write, sha256
 from downslope.protocols import parse_python_list
 from downslope.text import read_text
 from downslope.truthfulqa_preset import QA_PRESET
@@ -60,6 +60,19 @@ class Item:
         """The canonical JSON of what makes this item what it is."""
         return json.dumps(
             [self.prompt, self.choices, self.right, self.mc1, self.classes], ensure_ascii=False
+        )
+
+
+def require_pinned(path: Path, expected: str) -> None:
+    """Raise StudyError unless the file has the sha256 of its row in config/datasets.tsv."""
+    found = sha256(path)
+    if found != expected.strip().lower():
+        raise StudyError(
+            f"has the sha256 {found}, and config/datasets.tsv {expected}: it was changed after it "
+            "had been fetched",
+            where=str(path),
+            remedy="Delete it, and it is fetched anew. To change a data set of your own, mend its "
+            "source, and write the new bytes and sha256 into config/datasets.tsv.",
         )
 
 
@@ -195,7 +208,12 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bad(where: str, what: str) -> StudyError:
-    return StudyError(what, where=where, remedy="Mend the file, or take the published one.")
+    return StudyError(
+        what,
+        where=where,
+        remedy="Take the published file; or mend its source, and write the new bytes and sha256 "
+        "into config/datasets.tsv.",
+    )
 
 
 def _some(numbers: Sequence[int], most: int = 10) -> str:

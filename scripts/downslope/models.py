@@ -17,11 +17,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from downslope.engine import out_of_memory
-from downslope.errors import StudyError
+from downslope.errors import StudyError, UnusableFolder
 from downslope.lean_imports import import_transformers
 from downslope.placement import placed
 
@@ -69,7 +69,7 @@ def read_model(folder: Path, *, dtype: str, device_map: dict[str, Any] | None) -
             model, info = load(attn_implementation="eager")
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lost:
-        raise StudyError(
+        raise UnusableFolder(
             f"lacks {len(lost)} weights that its config.json asks for, first {lost[0]}",
             where=str(folder),
             remedy="The checkpoint is incomplete or its config is another model's.",
@@ -129,12 +129,12 @@ def _faults_of(folder: Path) -> Iterator[None]:
     try:
         yield
     except UnpicklingError:
-        raise StudyError(
+        raise UnusableFolder(
             "holds pickled weights with more than plain tensors in them, which could run code",
             where=str(folder),
             remedy="Get the checkpoint as safetensors, or convert it where you trust its source.",
         ) from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if out_of_memory(error):
             raise
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
@@ -144,7 +144,7 @@ def _faults_of(folder: Path) -> Iterator[None]:
                 remedy="Try again, or look at the disk that it lies on.",
             ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise StudyError(
+        raise UnusableFolder(
             f"cannot be loaded as a causal language model ({first})",
             where=str(folder),
             remedy="It needs config.json of a model type that transformers knows, and weights as "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from downslope.allocation import keep_freed_memory
 from downslope.engine import Scorer, Scores
-from downslope.errors import StudyError
+from downslope.errors import StudyError, UnusableFolder
 from downslope.job_report import environment, peak, say_what_stands_idle
 from downslope.lanes import lanes_for
 from downslope.logs import Progress
@@ -67,11 +67,13 @@ def score_tasks(
 def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: int) -> Scorer:
     """The model in `folder` on a GPU if there is one, after a look at its tokenizer.
 
-    Raises StudyError, and leaves markers, where the checkpoint's own tokenizer is not the one
-    that the plans were made with: every log-likelihood would be that of other text.
+    Raises StudyError, and leaves markers, where the folder cannot be loaded, and where its own
+    tokenizer is not the one that the plans were made with: every log-likelihood would be that of
+    other text.
     """
     torch.set_num_threads(threads)
-    own = tokenizer_digest(folder)
+    with _marked(jobs):
+        own = tokenizer_digest(folder)
     for job in jobs:
         if own != job.plan.facts["tokenizer"]:
             _fail(
@@ -87,11 +89,23 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
             "there (dtype in config.yaml)",
             dtype,
         )
-    model = load_model(folder, dtype=dtype, device=device)
+    with _marked(jobs):
+        model = load_model(folder, dtype=dtype, device=device)
     if device == "cpu":
         keep_freed_memory()
         say_what_stands_idle(model, jobs, threads)
     return Scorer(model, lanes=lanes_for(threads, device), threads=threads)
+
+
+@contextmanager
+def _marked(jobs: Sequence[TaskJob]) -> Iterator[None]:
+    """What no repetition can mend leaves markers for all tasks that wait for it."""
+    try:
+        yield
+    except UnusableFolder as error:
+        for job in unfinished(jobs):
+            job.store.fail(f"{error.where}: {error.what}")
+        raise
 
 
 def _require_length(job: TaskJob, scorer: Scorer) -> None:

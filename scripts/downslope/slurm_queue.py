@@ -36,6 +36,8 @@ def submitted(study: Path, *, patience: float = PATIENCE) -> tuple[list[Submitte
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
     except subprocess.TimeoutExpired:
         return [], _unheard(f"squeue took more than {patience:.0f} s")
+    if "configuration source" in done.stderr:
+        return [], ""  # its programs are installed, and there is no cluster
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return [], _unheard(why)

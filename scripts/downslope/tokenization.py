@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from downslope.errors import StudyError
+from downslope.errors import UnusableFolder
 from downslope.files import sha256, sha256_text
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
@@ -32,7 +32,7 @@ def tokenizer_digest(folder: Path) -> str:
     for a file beside a Qwen model and another for the same file beside a GPT-NeoX. Formatting,
     padding and truncation settings of `tokenizer.json` do not count, so that the revisions of one
     training run agree although tools rewrote the file in between.
-    Raises StudyError where the folder holds no tokenizer, or none that can be read.
+    Raises UnusableFolder where the folder holds no tokenizer, or none that can be read.
     """
     return FolderTokenizer(folder).digest
 
@@ -44,11 +44,11 @@ def _contents(folder: Path) -> list[Any]:
         try:
             content = json.loads(rich.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise StudyError(f"is not JSON ({error})", where=str(rich)) from None
+            raise UnusableFolder(f"is not JSON ({error})", where=str(rich)) from None
         return [{k: v for k, v in content.items() if k not in ("padding", "truncation")}]
     found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not found:
-        raise StudyError(
+        raise UnusableFolder(
             "holds no tokenizer",
             where=str(folder),
             remedy=f"Put the model's own tokenizer beside its weights: {TOKENIZER_FILES[0]}.",
@@ -75,7 +75,7 @@ class FolderTokenizer:
             )
         except Exception as error:  # of any kind, from the library and from what it is written in
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise StudyError(
+            raise UnusableFolder(
                 f"its tokenizer cannot be loaded ({first})", where=str(folder)
             ) from error
         splits = [self._tried(text, special) for text in _PROBE for special in (False, True)]

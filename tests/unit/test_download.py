@@ -238,7 +238,17 @@ def test_a_file_of_the_study_is_a_source(study):
 
 def test_a_file_outside_the_study_is_none(study):
     (study.parent / "sayings.jsonl").write_bytes(DATA)
-    assert "outside its folder" in refusal(study, "../sayings.jsonl")
+    message = refusal(study, "../sayings.jsonl")
+    assert "outside its folder" in message
+    assert "by other means" in message
+
+
+def test_a_file_of_the_study_that_was_changed_is_to_be_pinned_anew(study: Path) -> None:
+    (study / "own.jsonl").write_bytes(b"abc")
+    message = refusal(study, "own.jsonl")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # NIST's, of abc
+    assert f"write its bytes (3) and sha256 ({digest}) into config/datasets.tsv" in message
+    assert "DOWNSLOPE_MIRROR" not in message
 
 
 def test_a_row_without_sha256_is_refused_with_the_value_to_enter(study):

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from downslope.errors import StudyError
-from downslope.items import parse_items, protocol_notes, read_items, write_items
+from downslope.items import (
+    parse_items,
+    protocol_notes,
+    read_items,
+    require_pinned,
+    write_items,
+)
 from downslope.protocols import PROTOCOLS
 
 GOOD: dict[str, Any] = {"prompt": "Is it?", "classes": "[' Y', ' N']", "answer_index": 1}
@@ -181,3 +187,15 @@ def test_memo_trap_rows_203_and_493_are_read_as_the_paper_read_them(mirror: Path
     (note,) = protocol_notes(items, michaelov)
     assert "in 2 of 936 items: rows 203, 493" in note
     assert protocol_notes(items, mckenzie) == []
+
+
+def test_a_file_that_was_changed_after_it_was_fetched_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"abc")
+    pinned = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"  # NIST's, of abc
+    require_pinned(path, f" {pinned}")
+    path.write_bytes(b"abd")
+    with pytest.raises(
+        StudyError, match=r"x\.jsonl: has the sha256 a52d1.*Delete it.*new bytes and"
+    ):
+        require_pinned(path, pinned)

@@ -24,7 +24,7 @@ from downslope.models import load_model
 from downslope.plan import Plan, make_plan
 from downslope.protocols import PROTOCOLS
 from downslope.scoring import TaskJob, load_scorer, score_tasks
-from downslope.store import TaskStore, read_scores, require_identity
+from downslope.store import TaskStore, read_scores, require_identity, unfinished
 from downslope.tokenization import FolderTokenizer
 from tiny_study import ROOT, make_model, make_tokenizer
 
@@ -259,6 +259,32 @@ def test_incomplete_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="cannot be loaded as a causal language model"):
         load_model(tmp_path, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("model.safetensors", "cannot be loaded as a causal language model"),
+        ("tokenizer.json", "holds no tokenizer"),
+    ],
+)
+def test_what_cannot_be_loaded_has_failed_for_all_its_tasks(
+    folder: Path, tmp_path: Path, file: str, words: str
+) -> None:
+    """Half a copy of the weights, or no tokenizer: coverage and status say so of every task."""
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    jobs = [job_of(plan_of(folder, task, 3), tmp_path / "store") for task in ("a", "b")]
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes(whole[: len(whole) // 2])
+    if file == "tokenizer.json":
+        (copy / file).unlink()
+    with pytest.raises(StudyError, match=f"{copy}: {words}"):
+        load_scorer(copy, jobs, dtype="float32", threads=1)
+    for job in jobs:
+        assert words in job.store.marker.read_text()
+        with pytest.raises(StudyError, match="failed before"):
+            unfinished([job])
 
 
 def test_pickled_weights_cannot_run_code(folder: Path, tmp_path: Path) -> None:

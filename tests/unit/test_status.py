@@ -268,6 +268,10 @@ def test_slurm_is_asked_for_this_studys_jobs_and_never_waited_for(
     )
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2; exit 1\n")
     assert submitted(study)[1].startswith("SLURM does not answer (slurm_load_jobs error")
+    squeue.write_text(
+        "#!/bin/sh\necho fatal: Could not establish a configuration source >&2; exit 1\n"
+    )
+    assert submitted(study) == ([], ""), "its programs are there, and no cluster"
     squeue.write_text("#!/bin/sh\nexec sleep 30\n")
     begun = time.monotonic()
     assert "took more than 1 s" in submitted(study, patience=1.0)[1]

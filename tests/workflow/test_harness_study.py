@@ -121,6 +121,8 @@ def test_our_scores_survive_the_way_through_the_harness(
     for name in ("value", "se"):
         np.testing.assert_allclose(merged[f"{name}_x"], merged[f"{name}_y"], rtol=1e-5)
     assert (merged["n_x"] == merged["n_y"]).all()
+    refused = snakemake(tmp_path / "back", "export_harness", check=False)
+    assert "there are no scores of its own to export" in refused
 
 
 @pytest.fixture
