@@ -225,6 +225,6 @@ def _sentences(
     if any("best" in block.heading for block in blocks):
         sentences.append(
             "The best of several values is in part luck, so small falls below it may mean nothing: "
-            "the figure of drift has the tests."
+            "where items were scored, the figure of drift tests them."
         )
     return sentences + turned_sentence(rows)

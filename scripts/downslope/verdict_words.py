@@ -127,7 +127,8 @@ def _larger(interaction: Reading, training: Reading, metric: str) -> str:
 
 
 def _found(reading: Reading) -> str:
-    names = ", ".join(reading.methods)
+    *others, last = reading.methods
+    names = f"{', '.join(others)} and {last}" if others else last
     return f"{names} {'finds' if len(reading.methods) == 1 else 'find'} it"
 
 
