@@ -80,7 +80,13 @@ rule make_plan:
         max_length=lambda w: STUDY.config["tokenizers"][w.tokenizer]["max_length"],
         pack_tokens=config.get("pack_tokens"),
         modules=modules_digest(
-            ["packing.py", "plan.py", "protocols.py", "tokenization.py"]
+            [
+                "pack_boundaries.py",
+                "packing.py",
+                "plan.py",
+                "protocols.py",
+                "tokenization.py",
+            ]
         ),
     script:
         "../scripts/make_plan.py"

@@ -28,7 +28,7 @@ from torch.utils import backend_registration
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "scripts")]
 from architectures import PACKED
-from downslope import engine, head, plain, sight
+from downslope import engine, head, last_layer, plain, sight
 from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
@@ -104,7 +104,7 @@ def asked(logits: Any) -> Any:
 def main(fault: str) -> None:
     backend_registration._setup_privateuseone_for_python_backend("gpu")
     transformers.utils.logging.set_verbosity_error()
-    for module in (engine, head, plain, sight):
+    for module in (engine, head, last_layer, plain, sight):
         module.to_device = left if fault == "left" else arrives  # type: ignore[attr-defined]
     if fault == "asked":
         head.Head._logits = asked(head.Head._logits)  # type: ignore[method-assign]

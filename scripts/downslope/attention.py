@@ -8,61 +8,59 @@ their positions applied, so those of a stem can be kept and used again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from downslope.sight import Index, Sight
+from downslope.last_layer import KeysFound, narrow_last_layer
+from downslope.sight import Index, Sight, sight_at_hand
 
 NAME = "downslope"
 """What this attention is called in transformers' registry."""
 
 _switching = threading.Lock()
-_switched: dict[int, tuple[int, str | None]] = {}
-"""By config: passes under way, and the attention that it named before the first of them."""
+_switched: dict[int, tuple[int, Callable[[], None]]] = {}
+"""By config: passes under way, and what leaves the model as it was before the first of them."""
 
 
 class GivenUp(Exception):
     """A pass in a lane ends at its next layer, since nobody waits for it."""
 
 
-_looking: ContextVar[Sight] = ContextVar("looking")
-
-
-@contextmanager
-def looking(sight: Sight) -> Iterator[None]:
-    """Forward passes of a model with this attention see what `sight` says."""
-    token = _looking.set(sight)
-    try:
-        yield
-    finally:
-        _looking.reset(token)
-
-
 @contextmanager
 def ancestors_only(model: Any) -> Iterator[None]:
     """The model's layers call `attend`, until the last of its passes has ended, in any thread."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, attend)
-    config = model.config
+    key = id(model.config)
     with _switching:
-        passes, own = _switched.get(id(config), (0, config._attn_implementation))
-        _switched[id(config)] = passes + 1, own
-        config._attn_implementation = NAME
+        passes, restore = _switched.get(key) or (0, _switch(model))
+        _switched[key] = passes + 1, restore
     try:
         yield
     finally:
         with _switching:
-            passes, own = _switched.pop(id(config))
+            passes, restore = _switched.pop(key)
             if passes > 1:
-                _switched[id(config)] = passes - 1, own
+                _switched[key] = passes - 1, restore
             else:
-                config._attn_implementation = own
+                restore()
+
+
+def _switch(model: Any) -> Callable[[], None]:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    config, own = model.config, model.config._attn_implementation
+    config._attn_implementation = NAME
+    widen = narrow_last_layer(model)
+
+    def restore() -> None:
+        config._attn_implementation = own
+        widen()
+
+    return restore
 
 
 def attend(
@@ -85,19 +83,21 @@ def attend(
     for name in ("s_aux", "position_bias"):
         if other.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
-    sight = _looking.get()
+    sight = sight_at_hand()
+    if sight is None:
+        raise RuntimeError("attention outside of a pass")
     if sight.given_up.is_set():
         raise GivenUp("nobody waits for this pass")
-    if sight.before is not None:
-        keys_before, values_before = sight.before[module]
-        key = torch.cat([keys_before, key], dim=2)
-        value = torch.cat([values_before, value], dim=2)
-    if sight.kept is not None:
-        if module in sight.met:
-            raise NotImplementedError("a layer that is used twice")
-        sight.met.add(module)
-        # A value may be a view of something larger, such as queries, keys and values in one.
-        sight.kept[module] = key.contiguous(), value.clone()
+    last = sight.last
+    if last is not None and last.keys_values is not None:
+        if module is not last.module:
+            raise NotImplementedError("more attention behind that of the last layer")
+        (key, value), sight = last.keys_values, last.sight
+    else:
+        key, value = _with_those_before(sight, module, key, value)
+        if last is not None:
+            last.module, last.keys_values = module, (key, value)
+            raise KeysFound
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     # Tokens first: a gathered row is then one run of memory, all heads of a token.
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -121,6 +121,23 @@ def attend(
         # A padded row stands for a token once more, with the same result.
         out[rows] = found.transpose(1, 2).flatten(0, 1)
     return out[None], None
+
+
+def _with_those_before(
+    sight: Sight, module: Any, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values behind those that the pass looks back on; kept, where it keeps them."""
+    if sight.before is not None:
+        keys_before, values_before = sight.before[module]
+        key = torch.cat([keys_before, key], dim=2)
+        value = torch.cat([values_before, value], dim=2)
+    if sight.kept is not None:
+        if module in sight.met:
+            raise NotImplementedError("a layer that is used twice")
+        sight.met.add(module)
+        # A value may be a view of something larger, such as queries, keys and values in one.
+        sight.kept[module] = key.contiguous(), value.clone()
+    return key, value
 
 
 def _taken(tensor: torch.Tensor, index: Index) -> torch.Tensor:

@@ -26,15 +26,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downslope.attention import ancestors_only, looking
+from downslope.attention import ancestors_only
 from downslope.head import Found, Head
 from downslope.lanes import lanes
 from downslope.packing import Pack
 from downslope.plain import batches, read
-from downslope.sight import KeyValues, sight_of, to_device
+from downslope.sight import KeyValues, looking, sight_of, to_device
 
 PLAIN_BATCH_TOKENS = 1024
 """Tokens, padding included, of one batch of the plain path."""
+
+NARROW = 0.5
+"""Where at most this share of tokens predicts, the last layer is computed for them alone: it makes
+their keys and values twice."""
 
 _SHORT_OF_MEMORY = (
     *("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED"),
@@ -66,6 +70,7 @@ class Scorer:
     model: Any
     path: str = "packed"
     inner: int | None = None
+    narrow: float = NARROW
     lanes: int = 1
     threads: int = field(default_factory=torch.get_num_threads)
     _stem: tuple[bytes, KeyValues | None] = field(default=(b"", None), repr=False)
@@ -206,6 +211,9 @@ class Scorer:
             )
             sight.before, sight.given_up = before, self._given_up
             sight.kept = kept if kept is not None or stop == len(tokens) else {}
+            wanted = positions[(positions >= first) & (positions < stop)].astype(np.int64) - first
+            if max(1, len(wanted)) <= self.narrow * (stop - first):
+                sight.wanted = wanted
             ids, positions_of = (
                 to_device(array[None, first:stop].astype(np.int64), self.device)
                 for array in (tokens, depth)
@@ -215,7 +223,6 @@ class Scorer:
                     input_ids=ids, position_ids=positions_of, use_cache=False
                 ).last_hidden_state
             before = sight.kept
-            wanted = positions[(positions >= first) & (positions < stop)] - first
             rows.append(hidden[0].index_select(0, to_device(wanted, hidden.device)))
         return torch.cat(rows)
 

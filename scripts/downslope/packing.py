@@ -47,15 +47,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from downslope.pack_boundaries import pack_starts, stem_spans
 from downslope.protocols import Request
 
 Ints = NDArray[np.int32]
-
-PACK_COST = 16
-"""What starting another pack costs, in tokens; it keeps packs full where trees are shallow."""
-
-STEM_COST = 64
-"""What computing a stem costs beside its tokens, in tokens; a stem has to save more than that."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +117,10 @@ def pack_requests(
     lengths = np.array([len(ids) for ids in inputs], np.int64)
     context = np.array([len(request.tokens) - request.answer for request in distinct], np.int64)
     packs = []
-    for first, stop, stem in _stems(lengths, context, shared, pack_tokens):
+    for first, stop, stem in stem_spans(lengths, context, shared, pack_tokens):
         # The first request of a span may share less than the stem with the one before it.
         beyond = np.maximum(shared[first:stop] - stem, 0)
-        starts = _boundaries(lengths[first:stop] - stem, beyond, pack_tokens)
+        starts = pack_starts(lengths[first:stop] - stem, beyond, pack_tokens)
         for one, other in zip(starts, [*starts[1:], stop - first], strict=True):
             span = slice(first + one, first + other)
             packs.append(_lay_out(distinct[span], inputs[span], shared[span], stem))
@@ -148,90 +143,6 @@ def _common_prefix(one: Ints, other: Ints) -> int:
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     return int(differs.argmax()) if differs.any() else length
-
-
-def _stems(
-    lengths: NDArray[np.int64],
-    context: NDArray[np.int64],
-    shared: NDArray[np.int64],
-    pack_tokens: int,
-) -> list[tuple[int, int, int]]:
-    """Spans of requests (first, stop, stem) such that a long beginning is computed once.
-
-    A span of requests that all begin alike and fill several packs would compute that beginning
-    once a pack. From the whole task downwards, a span is divided where its common beginning ends
-    as long as its larger parts save more with their own, longer beginnings. A stem ends before
-    the last token of any context, so that every answer is predicted inside a pack.
-    """
-    added = np.concatenate([[0], np.cumsum(lengths - shared)])
-    done: list[tuple[int, int, int]] = []
-
-    def saved(first: int, stop: int) -> tuple[int, int]:
-        """Tokens saved by a stem of [first, stop), and its length."""
-        if stop - first == 1:
-            return 0, 0
-        stem = int(shared[first + 1 : stop].min(initial=2**31))
-        stem = min(stem, int(context[first:stop].min()) - 1)
-        tokens = int(added[stop] - added[first] + shared[first]) - stem
-        return max(0, -(-tokens // pack_tokens) - 1) * stem, stem
-
-    waiting = [(0, len(lengths))]
-    while waiting:
-        first, stop = waiting.pop()
-        gain, stem = saved(first, stop)
-        cuts = first + 1 + np.flatnonzero(shared[first + 1 : stop] <= stem)
-        parts = list(pairwise([first, *cuts.tolist(), stop]))
-        if len(parts) > 1 and sum(saved(*part)[0] for part in parts) > gain:
-            waiting.extend(reversed(parts))
-        else:
-            done.append((first, stop, stem if gain > STEM_COST else 0))
-    return _joined(done)
-
-
-def _joined(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring spans without a stem become one, so that packs can reach across them."""
-    joined = [spans[0]]
-    for first, stop, stem in spans[1:]:
-        if stem == joined[-1][2] == 0:
-            joined[-1] = (joined[-1][0], stop, 0)
-        else:
-            joined.append((first, stop, stem))
-    return joined
-
-
-def _boundaries(
-    lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int
-) -> list[int]:
-    """First request of each pack, such that the fewest tokens are computed twice.
-
-    A pack [i, j) costs lengths[i] plus what each later request adds to the one before. Over all
-    packs this is a constant plus shared[i] for each first request i, so a shortest path over the
-    requests finds the best cut: cost[j] = min over i of cost[i] + shared[i] + PACK_COST.
-    """
-    count = len(lengths)
-    # Tokens of the pack [i, j) are added[j] - floor[i].
-    added = np.concatenate([[0], np.cumsum(lengths - shared)])
-    floor = added[:-1] - shared
-    limit = np.maximum(pack_tokens, lengths + lengths // 4)
-    opening = shared + PACK_COST
-    cost = np.zeros(count + 1, np.int64)
-    chosen = np.zeros(count + 1, np.int64)
-    first = 0
-    for stop in range(1, count + 1):
-        # shared[] is not negative, so added[] alone rules out what lies too far back.
-        while first < stop - 1 and added[stop] - added[first] > limit.max():
-            first += 1
-        window = slice(first, stop)
-        fits = added[stop] - floor[window] <= limit[window]
-        total = np.where(fits, cost[window] + opening[window], np.iinfo(np.int64).max)
-        best = int(total.argmin())
-        cost[stop], chosen[stop] = total[best], first + best
-    starts = []
-    stop = count
-    while stop > 0:
-        stop = int(chosen[stop])
-        starts.append(stop)
-    return starts[::-1]
 
 
 def _lay_out(

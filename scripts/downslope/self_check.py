@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,21 @@ _BRANCH = 64  # tokens of the longest request before another one leaves it
 _OTHER_HEAD = "its output layer is not the one assumed, or it sees padding"
 
 
+class _Refused(Exception):
+    """A path that the model does not honour, and why."""
+
+
 def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     """Leave every path that the model does not honour, with a warning.
 
     A few requests of the packs, and two made from them so that strangers and branches stand side
     by side, are scored by the model itself, one at a time (`whole`), as a pack (`packed`) and,
     where that fails, in padded batches (`plain`). The fastest path that agrees within the dtype's
-    rounding is taken. A pack has to pass two more tests: computed in two parts, as one behind a
-    stem is, it gives the same, and what a token predicts does not change with the strangers and
-    siblings around it. A model whose attention ignores what it may see gives plausible, wrong
-    numbers.
+    rounding is taken: a pack whose last layer is computed for the tokens that predict, and where
+    that fails, for all of them. A pack has to pass two more tests: computed in two parts, as one
+    behind a stem is, it gives the same, and what a token predicts does not change with the
+    strangers and siblings around it. A model whose attention ignores what it may see gives
+    plausible, wrong numbers.
 
     Returns the largest difference of a log-probability on the path taken, NaN where the weights
     give nothing to compare.
@@ -42,51 +47,59 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     scorer.path = "whole"
     whole = Scorer(scorer.model, "whole").target_logprobs(sample)
     if not np.isfinite(whole).all():  # damaged weights, or overflow: scoring will name the item
-        logging.getLogger("downslope").warning(
-            "self-check: log-probabilities that are no finite numbers; scored one at a time"
-        )
+        _warn("log-probabilities that are no finite numbers; scored one at a time")
         return float("nan")
     tolerance = TOLERANCE[scorer.dtype]
     reference = whole
     if scorer.dtype != torch.float32:
         # A model rounds its logits to its own dtype, which `head` does not: it is checked first.
-        alone = _scored(Scorer(scorer.model, "plain", inner=1), sample)
-        if not _agree(alone, whole, _HEAD_SLACK * tolerance, _OTHER_HEAD):
+        by_itself = Scorer(scorer.model, "plain", inner=1)
+        try:
+            reference = _agreed(by_itself, sample, whole, _HEAD_SLACK * tolerance, _OTHER_HEAD)
+        except _Refused as refused:
+            _warn(str(refused))
             return 0.0
-        reference = alone
-    for path, why in (
-        ("packed", "it does not honour the mask, or its output layer is not the one assumed"),
-        ("plain", _OTHER_HEAD),
+    left: dict[str, str] = {}  # of a path left twice, the second reason is the one to know
+    for path, narrow, why in (
+        ("packed", 1.0, "its last layer, or what follows it, looks at tokens that predict nothing"),
+        ("packed", 0.0, "it does not honour the mask, or its output layer is not the one assumed"),
+        ("plain", 0.0, _OTHER_HEAD),
     ):
-        found = _scored(Scorer(scorer.model, path), sample)
-        if _agree(found, reference, tolerance, why) and (
-            path == "plain" or _alone(scorer.model, short, packs, tolerance)
-        ):
-            scorer.path = path
-            return float(np.abs(found - reference).max())
-    return 0.0
+        try:
+            fast = Scorer(scorer.model, path, narrow=narrow)
+            found = _agreed(fast, sample, reference, tolerance, why)
+            if path == "packed":
+                _check_alone(scorer.model, short, packs, tolerance)
+        except _Refused as refused:
+            left[path] = str(refused)
+            continue
+        scorer.path, scorer.narrow = path, min(scorer.narrow, narrow)
+        break
+    for reason in left.values():
+        _warn(reason)
+    return 0.0 if scorer.path == "whole" else float(np.abs(found - reference).max())
 
 
-def _alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: float) -> bool:
-    """Whether a pack can be cut in two, and strangers and siblings be exchanged.
+def _check_alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: float) -> None:
+    """That a pack can be cut in two, and strangers and siblings be exchanged.
 
     A coarse dtype's tolerance would excuse much of what a sibling in sight can do; but beside
-    other strangers the same sums are taken, and next to nothing may change.
+    other strangers the same sums are taken, and next to nothing may change. All layers compute
+    all tokens here, which the comparison with the model itself has not seen.
     """
     one, other = _among_others(short, packs)
-    found = _scored(Scorer(model, "packed"), one)
-    if found is None:
-        return False
-    parts = _scored(Scorer(model, "packed", max(1, len(one.tokens) // 2)), one)
-    exchanged = _scored(Scorer(model, "packed"), other)
-    return _agree(parts, found, tolerance, "parts of a pack do not add up") and _agree(
-        exchanged, found, tolerance / 100, "strangers in a pack are seen"
-    )
+    found = _scored(Scorer(model, narrow=0.0), one)
+    parts = Scorer(model, inner=max(1, len(one.tokens) // 2), narrow=0.0)
+    _agreed(parts, one, found, tolerance, "parts of a pack do not add up")
+    exchanged = Scorer(model, narrow=0.0)
+    _agreed(exchanged, other, found, tolerance / 100, "strangers in a pack are seen")
 
 
 def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     """Long: the longest request and one that leaves it early, so that its tokens stand far behind
-    their depth. Short: the shortest, neighbours from the fullest pack, and a stranger to all.
+    their depth. After the first token of either branch something is predicted: one of them stands
+    behind the other branch's last. Short: the shortest, neighbours
+    from the fullest pack, and a stranger to all.
 
     The one that leaves and the stranger are made up, from the longest one's tokens backwards.
     """
@@ -103,7 +116,11 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
         *(fullest.request(number) for number in {max(0, middle - 1), middle}),
         Request((*backwards[:12], 0), 1),
     ]
-    return [longest, Request((*longest.tokens[:leaves], *away), 2)], short
+    branches = [
+        Request((*longest.tokens[:leaves], *away), len(away)),
+        Request(longest.tokens[: leaves + 2], 1),
+    ]
+    return [longest, *branches], short
 
 
 def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack, Pack]:
@@ -137,33 +154,33 @@ def _lengths(pack: Pack) -> NDArray[np.int32]:
     return pack.depth[pack.target_position[last]] + 1
 
 
-def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64] | None:
-    """Log-probabilities of the sample's targets; None, with a warning, where the path fails."""
+def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64]:
+    """Log-probabilities of the sample's targets; _Refused where the path fails."""
     try:
         return scorer.target_logprobs(sample)
     except Exception as error:  # a model may refuse what it cannot do in any way it likes
         if out_of_memory(error):
             raise
         first = (str(error).strip().splitlines() or ["without a message"])[0]
-        logging.getLogger("downslope").warning(
-            "self-check: the %s path fails (%s: %s); scored in a slower way",
-            *(scorer.path, type(error).__name__, first),
-        )
-        return None
+        raise _Refused(
+            f"the {scorer.path} path fails ({type(error).__name__}: {first}); "
+            "scored in a slower way"
+        ) from error
 
 
-def _agree(
-    found: NDArray[np.float64] | None, reference: NDArray[np.float64], most: float, why: str
-) -> TypeGuard[NDArray[np.float64]]:
-    """Whether log-probabilities agree; a warning where they were found and do not."""
-    if found is None:
-        return False
+def _agreed(
+    scorer: Scorer, sample: Pack, reference: NDArray[np.float64], most: float, why: str
+) -> NDArray[np.float64]:
+    """Log-probabilities of the sample's targets; _Refused where they are not the reference's."""
+    found = _scored(scorer, sample)
     difference = float(np.abs(found - reference).max())
     if difference <= most:
-        return True
-    logging.getLogger("downslope").warning(
-        "self-check: log-probabilities differ by %.2g, at most %.0e is rounding: %s; scored in a "
-        "slower way",
-        *(difference, most, why),
+        return found
+    raise _Refused(
+        f"log-probabilities differ by {difference:.2g}, at most {most:.0e} is rounding: {why}; "
+        "scored in a slower way"
     )
-    return False
+
+
+def _warn(reason: str) -> None:
+    logging.getLogger("downslope").warning("self-check: %s", reason)

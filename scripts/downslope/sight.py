@@ -17,7 +17,9 @@ about equally many keys are stacked, to be computed at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -66,14 +68,36 @@ class Stack:
             return self.seen
         return self.seen & (self.row_depth[:, :, None] - self.key_depth[:, None, :] < window)
 
+    def only(self, tokens: NDArray[np.int64]) -> Stack | None:
+        """The same for those rows alone that are among `tokens` (ascending), counted by their
+        place there; None where none is."""
+        among = np.isin(self.rows, tokens)
+        among[:, 1:] &= self.rows[:, 1:] != self.rows[:, :-1]  # padding repeats the last row
+        blocks = np.flatnonzero(among.any(axis=1))
+        if not len(blocks):
+            return None
+        # Rows that stay come first, in their order; what is short of the most repeats its last.
+        count = among[blocks].sum(axis=1)
+        place = np.minimum(np.arange(count.max()), count[:, None] - 1)
+        column = np.take_along_axis(np.argsort(~among[blocks], axis=1, kind="stable"), place, 1)
+        at = blocks[:, None], column
+        return Stack(
+            rows=np.searchsorted(tokens, self.rows[at]),
+            row_depth=self.row_depth[at],
+            keys=self.keys[blocks],
+            key_depth=self.key_depth[blocks],
+            seen=self.seen[at],
+        )
+
 
 @dataclass
 class Sight:
     """What the tokens of one forward pass may look at.
 
     `before` are keys and values that the pass looks back on; where `kept` is given, it leaves those
-    and its own there, once for each of the modules that it has `met`. When nobody waits for
-    the pass any more, it is `given_up`.
+    and its own there, once for each of the modules that it has `met`. Where only some tokens are
+    `wanted` (ascending), the last layer makes nothing of the others but keys and values (see
+    `last_layer`). When nobody waits for the pass any more, it is `given_up`.
     """
 
     stacks: list[Stack]
@@ -81,7 +105,14 @@ class Sight:
     kept: KeyValues | None = None
     given_up: threading.Event = field(default_factory=threading.Event)
     met: set[Any] = field(default_factory=set, repr=False)
+    wanted: NDArray[np.int64] | None = None
+    last: LastLayer | None = None
     _ready: dict[Any, list[Any]] = field(default_factory=dict, repr=False)
+
+    def only(self, tokens: NDArray[np.int64]) -> Sight:
+        """What some tokens (ascending) may look at, as rows of their own."""
+        stacks = (stack.only(tokens) for stack in self.stacks)
+        return Sight([stack for stack in stacks if stack is not None])
 
     def indices(self, device: torch.device) -> list[tuple[Index, Index]]:
         """Rows and keys of each stack, on a device."""
@@ -113,6 +144,36 @@ class Sight:
         if key not in self._ready:
             self._ready[key] = make()
         return self._ready[key]
+
+
+@dataclass
+class LastLayer:
+    """The last layer of a pass of so many `tokens`: which of them are wanted (ascending), what
+    those look at, and, once its attention (`module`) has been met, all keys and values."""
+
+    sight: Sight
+    tokens: int
+    wanted: NDArray[np.int64]
+    module: Any = None
+    keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+_looking: ContextVar[Sight | None] = ContextVar("looking", default=None)
+
+
+@contextmanager
+def looking(sight: Sight) -> Iterator[None]:
+    """Forward passes of a model in this thread see what `sight` says."""
+    token = _looking.set(sight)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+def sight_at_hand() -> Sight | None:
+    """What the forward pass that this thread is at may look at; None where it is at none."""
+    return _looking.get()
 
 
 def sight_of(

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from downslope.attention import GivenUp, attend, looking
+from downslope.attention import GivenUp, attend
 from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
-from downslope.sight import FEWEST_KEYS, Sight, sight_of
+from downslope.sight import FEWEST_KEYS, Sight, looking, sight_of
 
 
 def packs_of(*, begin: int, seed: int = 2) -> list[Pack]:
@@ -38,8 +38,8 @@ def ancestors(depth: NDArray[np.int32], token: int) -> set[int]:
     return found
 
 
-def require_ancestors(sight: Sight, pack: Pack, first: int, stop: int) -> None:
-    """Every token of [first, stop) has one row, which sees its path and the stem and no more."""
+def require_ancestors(sight: Sight, pack: Pack, tokens: list[int]) -> None:
+    """Each of the tokens has one row, which sees its path and the stem and no more."""
     stem = len(pack.stem)
     deep = [*range(stem), *pack.depth.tolist()]
     place = {
@@ -47,9 +47,9 @@ def require_ancestors(sight: Sight, pack: Pack, first: int, stop: int) -> None:
         for stack in sight.stacks
         for block, row in np.ndindex(*stack.rows.shape)
     }
-    assert sorted(place) == list(range(stop - first))
-    for token in range(first, stop):
-        stack, block, row = place[token - first]
+    assert sorted(place) == list(range(len(tokens)))
+    for number, token in enumerate(tokens):
+        stack, block, row = place[number]
         assert stack.row_depth[block, row] == pack.depth[token]
         keys = stack.keys[block, stack.seen[block, row]].tolist()
         assert sorted(keys) == [
@@ -77,7 +77,11 @@ def test_every_token_sees_its_ancestors_and_itself(begin: int, block: int, stack
                 stacked=stacked,
                 block=block,
             )
-            require_ancestors(sight, pack, first, stop)
+            require_ancestors(sight, pack, list(range(first, stop)))
+            for every in (1, 3, 50):
+                wanted = np.arange(0, stop - first, every)
+                require_ancestors(sight.only(wanted), pack, (first + wanted).tolist())
+            assert not sight.only(wanted[:0]).stacks
 
 
 def test_blocks_of_one_stack_have_about_equally_many_keys() -> None:

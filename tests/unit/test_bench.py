@@ -39,7 +39,7 @@ from tiny_study import make_model
 
 PART = Work(
     items=10, requests=40, different=30, naive=1000, sequences=20, read=700,
-    needed=Needed(tokens=200, pairs=5000, rows=60), computed=220,
+    needed=Needed(tokens=200, pairs=5000, rows=60, row_pairs=1500), computed=220,
 )  # fmt: skip
 WHOLE = replace(PART, items=100, requests=400, naive=8000, computed=1500)
 ROW = Row(

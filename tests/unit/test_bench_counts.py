@@ -39,13 +39,13 @@ def test_needed_of_the_tree_in_the_docstring():
         Request((the, cat, sat, down), 1),
         Request((the, dog, ran), 1),
     ]
-    assert needed(requests) == Needed(tokens=4, pairs=1 + 2 + 3 + 2, rows=2)
+    assert needed(requests) == Needed(tokens=4, pairs=1 + 2 + 3 + 2, rows=2, row_pairs=3 + 2)
 
 
 def test_needed_counts_a_request_inside_another_and_one_asked_twice():
     # (1 2 3) is read; after 2 and 3 something is predicted, by two requests after 2.
     long, short = Request((1, 2, 3, 4), 2), Request((1, 2, 9), 1)
-    assert needed([long, short, long]) == Needed(tokens=3, pairs=6, rows=2)
+    assert needed([long, short, long]) == Needed(tokens=3, pairs=6, rows=2, row_pairs=2 + 3)
 
 
 def test_needed_against_sets_of_prefixes():
@@ -59,28 +59,37 @@ def test_needed_against_sets_of_prefixes():
         rows = {
             r.tokens[:n] for r in requests for n in range(len(r.tokens) - r.answer, len(r.tokens))
         }
-        assert needed(requests) == Needed(len(prefixes), sum(map(len, prefixes)), len(rows))
+        pairs, row_pairs = (sum(map(len, some)) for some in (prefixes, rows))
+        assert needed(requests) == Needed(len(prefixes), pairs, len(rows), row_pairs)
 
 
 def test_operations_are_costs_times_counts():
-    assert Costs(token=100, pair=10, row=7).of(Needed(tokens=3, pairs=5, rows=2)) == 364
+    costs = Costs(token=1000, pair=100, row=10, row_pair=1)
+    assert costs.of(Needed(tokens=3, pairs=5, rows=2, row_pairs=4)) == 3524
 
 
 @pytest.mark.parametrize(
-    ("architecture", "weights"),
+    ("architecture", "others"),
     [
-        # A layer of width 64: attention 4 x 64 x 64, feed-forward 2 x 64 x 256.
-        ("gpt-neox", 2 * 12 * 64 * 64),
-        ("gpt2", 2 * 12 * 64 * 64),
-        ("opt", 2 * 12 * 64 * 64),
+        # A layer of width 64: queries and output 2 x 64 x 64, feed-forward 2 x 64 x 256.
+        ("gpt-neox", 10 * 64 * 64),
+        ("gpt2", 10 * 64 * 64),
+        ("opt", 10 * 64 * 64),
         # Three matrices 64 x 256 here: two thirds of 256, in whole steps of 128.
-        ("llama", 2 * (4 * 64 * 64 + 3 * 64 * 256)),
+        ("llama", 2 * 64 * 64 + 3 * 64 * 256),
     ],
 )
-def test_costs_of_each_architecture_by_hand(architecture, weights, monkeypatch):
+def test_costs_of_each_architecture_by_hand(architecture, others, monkeypatch):
+    """Two layers: all of the first for every token, keys and values of the last."""
     monkeypatch.setitem(SHAPES, "tiny", Shape(hidden=64, layers=2, heads=4))
     model = random_model(architecture, "tiny", dtype="float32", device="cpu")
-    assert costs_of(model) == Costs(2 * weights, 4 * 64 * 2, 2 * 64 * VOCABULARY)
+    both = 2 * 64 * 64  # keys and values
+    assert costs_of(model) == Costs(
+        token=2 * (others + both + both),
+        pair=4 * 64,
+        row=2 * (others + 64 * VOCABULARY),
+        row_pair=4 * 64,
+    )
 
 
 @pytest.mark.parametrize(("shape", "parameters"), [("70m", 70_426_624), ("410m", 405_334_016)])

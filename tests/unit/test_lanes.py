@@ -152,7 +152,7 @@ def test_who_closes_the_stream_waits_for_no_pack(
 ) -> None:
     """Passes that are under way end at their next layer, and the model attends as before."""
     packs = [pack for pack in pack_requests(requests, 80)[0] if not len(pack.stem)]
-    scorer, ended = Scorer(model, lanes=2), []
+    scorer, ended = Scorer(model, lanes=2, narrow=0.0), []
     own = model.config._attn_implementation
 
     def until_closed(module: Any, *tensors: Any, **given: Any) -> Any:

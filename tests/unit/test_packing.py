@@ -138,6 +138,29 @@ def test_no_other_boundaries_cost_less(requests: list[Request], pack_tokens: int
     assert cost == brute_force(requests, pack_tokens)
 
 
+def alone(lengths: list[int]) -> list[Request]:
+    """Requests that share nothing, and read so many tokens."""
+    return [Request((*range(10**6 * i, 10**6 * i + n), 0), 1) for i, n in enumerate(lengths, 1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "reads", "sizes"),
+    [
+        (60, 34, [510, 510, 510, 510]),  # 2040: filled up, there would be three
+        (31, 34, [510, 544]),  # 1054: filled up, 986 and 68; 15 and 16 are as even as can be
+        (20, 34, [340, 340]),  # 680 would fit into one
+        (15, 34, [510]),  # halves of it would be smaller than 256
+        (10, 300, [300, 900, 900, 900]),  # two lanes take 1800, as they would for five of 600
+        (100, 300, [300] + [900] * 33),  # one more or less does not matter among so many
+    ],
+)
+def test_few_packs_come_in_pairs_of_about_equal_size(
+    count: int, reads: int, sizes: list[int]
+) -> None:
+    packs, _ = pack_requests(alone([reads] * count), 1000)
+    assert sorted(len(pack.tokens) for pack in packs) == sizes
+
+
 def test_the_choices_of_a_long_prompt_stay_together() -> None:
     prompt = tuple(range(100, 200))
     (pack,), _ = pack_requests([Request((*prompt, 1, 2), 2), Request((*prompt, 3, 4), 2)], 64)

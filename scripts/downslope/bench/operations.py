@@ -2,12 +2,14 @@
 
 The share of the matrix rate that a benchmark prints is useful work over possible work. Useful is
 what no layout can avoid: the products of the model's body for each distinct token, attention from
-each of them to its ancestors and itself, the output layer where an answer is predicted.
+each of them to its ancestors and itself, the output layer where an answer is predicted. Of the last
+layer only keys and values are needed of every token, and the rest where an answer is predicted.
 
     requests      The cat sat | on        distinct tokens        The cat sat dog
                   The cat sat | down      depth                    0   1   2   1
                   The dog     | ran       pairs with ancestors     1 + 2 + 3 + 2 = 8
                                           rows of the head       after `sat` and after `dog`: 2
+                                          their pairs              3 + 2 = 5
 
 A multiplication with its addition counts as two operations, as machines are rated.
 """
@@ -33,12 +35,13 @@ _AT_ONCE = {"cpu": 1, "cuda": 50}  # products between two readings of the clock
 
 @dataclass(frozen=True)
 class Needed:
-    """Distinct tokens of a set of requests, their pairs with an ancestor or themselves, and the
-    tokens among them after which something is predicted."""
+    """Distinct tokens of a set of requests, their pairs with an ancestor or themselves, the tokens
+    among them after which something is predicted, and the pairs of those."""
 
     tokens: int
     pairs: int
     rows: int
+    row_pairs: int
 
 
 def needed(requests: Sequence[Request]) -> Needed:
@@ -51,7 +54,7 @@ def needed(requests: Sequence[Request]) -> Needed:
         ((request.tokens[:-1], request.answer) for request in requests), key=lambda pair: pair[0]
     )
     tokens = pairs = 0
-    rows: set[int] = set()
+    rows: dict[int, int] = {}  # depth, from 1, by number
     before = np.zeros(0, np.int64)
     nodes = np.zeros(0, np.int64)  # of the tokens of `before`, as numbers
     for read, answer in reads:
@@ -63,43 +66,54 @@ def needed(requests: Sequence[Request]) -> Needed:
         nodes = np.concatenate([nodes[:shared], np.arange(tokens, tokens + added)])
         tokens += added
         pairs += (len(ids) * (len(ids) + 1) - shared * (shared + 1)) // 2
-        rows.update(nodes[len(ids) - answer :].tolist())
+        first = len(ids) - answer
+        rows.update(zip(nodes[first:].tolist(), range(first + 1, len(ids) + 1), strict=True))
         before = ids
-    return Needed(tokens, pairs, len(rows))
+    return Needed(tokens, pairs, len(rows), sum(rows.values()))
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Operations of a model for one token in its body, one pair in attention, one row of its
-    output layer."""
+    """Operations of a model for one token, pair, row and pair of a row, as `Needed` counts them."""
 
     token: int
     pair: int
     row: int
+    row_pair: int
 
     def of(self, needed: Needed) -> int:
-        return self.token * needed.tokens + self.pair * needed.pairs + self.row * needed.rows
+        return (
+            self.token * needed.tokens
+            + self.pair * needed.pairs
+            + self.row * needed.rows
+            + self.row_pair * needed.row_pairs
+        )
 
 
 def costs_of(model: Any) -> Costs:
     """The costs of a causal language model, from the layers that it has.
 
-    Every weight of a linear layer is used once for each token. Attention takes a product for the
-    scores and one for the values, as wide as the hidden states, in each layer.
+    Every weight of a linear layer is used once for each token, in the last layer those for keys and
+    values; the others there, and those of the output layer, once for each row. Attention takes a
+    product for the scores and one for the values, as wide as the hidden states, in each layer.
     """
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, its weight transposed
 
-    head = model.get_output_embeddings()
-    body = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    )
+    def weights(part: Any) -> int:
+        linear = (m for m in part.modules() if isinstance(m, torch.nn.Linear | Conv1D))
+        return sum(module.weight.numel() for module in linear)
+
     config = model.config
+    (layers,) = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    keys_values = 2 * config.hidden_size * config.hidden_size * groups // heads
+    pair = 4 * config.hidden_size
     return Costs(
-        token=2 * body,
-        pair=4 * config.hidden_size * config.num_hidden_layers,
-        row=2 * head.weight.numel(),
+        token=2 * (sum(map(weights, layers[:-1])) + keys_values),
+        pair=pair * (len(layers) - 1),
+        row=2 * (weights(layers[-1]) - keys_values + model.get_output_embeddings().weight.numel()),
+        row_pair=pair,
     )
 
 

@@ -84,9 +84,9 @@ def legend(report: Report) -> list[str]:
         "Downslope's packs. s: seconds; Downslope's include plan, that is tokenising and layout.",
         "all in proportion: each set's seconds times the naive tokens of the whole set over those "
         "of the fraction, added up; requests and tokens are those of the whole sets.",
-        "share: useful operations (products for distinct tokens, attention to their ancestors, "
-        "needed rows of the output layer) a second of scoring, over the matrix rate between the "
-        "set's own runs.",
+        "share: useful operations (products for distinct tokens and attention to their ancestors, "
+        "but the last layer, beyond keys and values, only where an answer is predicted, as the "
+        "output layer) a second of scoring, over the matrix rate between the set's own runs.",
     ]
     if report.harness is not None:
         texts[1:1] = [

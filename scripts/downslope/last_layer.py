@@ -1,0 +1,97 @@
+"""The last layer, for those tokens alone after which something is predicted.
+
+Of most tokens nobody asks what the last layer makes of them: later tokens look at their keys and
+values there, and no further layer follows. So that layer is asked twice: for the keys and values
+of all tokens, up to where it would attend; then as a whole, for the wanted tokens alone.
+
+    tokens   The cat sat dog      keys and values   The cat sat dog
+    wanted           x   x        queries, feed-forward     sat dog
+
+Its output has a row for every token again, with zeros for those that nobody asks for, so that the
+model's own code behind it finds what it expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+from downslope.sight import LastLayer, sight_at_hand, to_device
+
+
+class KeysFound(Exception):
+    """The last layer has come to its attention: keys and values of all tokens are known."""
+
+
+def narrow_last_layer(model: Any) -> Callable[[], None]:
+    """From here on the last layer computes what a pass wants of it (`Sight.wanted`), until the
+    returned function is called. A model without one list of its layers stays as it is."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    lists = [
+        module
+        for module in model.base_model.modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    ]
+    if len(lists) != 1:
+        return lambda: None
+    handles = (
+        lists[0][-1].register_forward_pre_hook(_narrowed, with_kwargs=True),
+        lists[0][-1].register_forward_hook(_widened),
+    )
+
+    def widen() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return widen
+
+
+def _narrowed(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """The layer's arguments, for wanted tokens only, once it has made all keys and values."""
+    sight = sight_at_hand()
+    if sight is None or sight.wanted is None:
+        return None
+    hidden = args[0] if args else kwargs["hidden_states"]
+    # A pass of no tokens would ask shapes too much, so that at least one is computed.
+    wanted = sight.wanted if len(sight.wanted) else np.zeros(1, np.int64)
+    sight.last = LastLayer(sight.only(wanted), hidden.shape[1], wanted)
+    with suppress(KeysFound):
+        layer.forward(*args, **kwargs)
+    if sight.last.keys_values is None:  # its attention is of another kind: it computes all tokens
+        sight.last = None
+        return None
+    return _rows(args, sight.last), {
+        name: _rows(value, sight.last) for name, value in kwargs.items()
+    }
+
+
+def _rows(value: Any, last: LastLayer) -> Any:
+    """The wanted tokens of whatever has one row a token, behind a batch of one or not."""
+    if isinstance(value, tuple | list):
+        return type(value)(_rows(one, last) for one in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    shape = tuple(value.shape)
+    if shape[:2] == (1, last.tokens):
+        return value.index_select(1, to_device(last.wanted, value.device))
+    if shape[:1] == (last.tokens,):
+        return value.index_select(0, to_device(last.wanted, value.device))
+    return value
+
+
+def _widened(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """The layer's output with a row for every token again."""
+    sight = sight_at_hand()
+    if sight is None or sight.last is None:
+        return None
+    last = sight.last
+    hidden, *rest = output if isinstance(output, tuple) else (output,)
+    wide = hidden.new_zeros(1, last.tokens, *hidden.shape[2:])
+    wide[:, to_device(last.wanted, hidden.device)] = hidden
+    return (wide, *rest) if isinstance(output, tuple) else wide
