@@ -78,23 +78,23 @@ def _joined(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]
 
 
 def pack_starts(
-    lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int
+    lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int, *, even: bool
 ) -> list[int]:
     """First request of each pack of at most `pack_tokens` tokens.
 
     lengths   (requests,) tokens that each request reads, in depth-first order
     shared    (requests,) tokens that it shares with the one before it
 
-    As few tokens as can be are computed twice. Where packs are few, those boundaries are taken
-    with which a CPU that computes two packs at once (see `lanes`) ends first: packs in pairs of
-    about equal size leave no thread idle.
+    As few tokens as can be are computed twice. Where packs are few and should be `even`, those
+    boundaries are taken with which a CPU that computes two packs at once (see `lanes`) ends
+    first: packs in pairs of about equal size leave no thread idle.
     """
     fewest = _boundaries(lengths, shared, pack_tokens)
     sizes = _sizes(lengths, shared, fewest)
-    if len(fewest) > FEW or sizes.sum() < 2 * LEAST:
+    if not even or len(fewest) > FEW or sizes.sum() < 2 * LEAST:
         return fewest
-    even = sizes.sum() / (2 * ((len(fewest) + 1) // 2))
-    limits = (even * SLACK, even + sizes.sum() / len(lengths))
+    share = sizes.sum() / (2 * ((len(fewest) + 1) // 2))
+    limits = (share * SLACK, share + sizes.sum() / len(lengths))
     others = [_boundaries(lengths, shared, min(pack_tokens, int(limit))) for limit in limits]
     return min([fewest, *others], key=lambda starts: _ends(_sizes(lengths, shared, starts)))
 

@@ -89,10 +89,18 @@ class Pack:
         return before[self.end[: position + 1] > position]
 
 
+def pack_together(requests: Sequence[Request]) -> tuple[Pack, NDArray[np.int64]]:
+    """Lay distinct requests out in a single pack; the rest is as in `pack_requests`."""
+    ((pack,), number) = pack_requests(requests, 2**31, even=False)
+    return pack, number
+
+
 def pack_requests(
-    requests: Sequence[Request], pack_tokens: int
+    requests: Sequence[Request], pack_tokens: int, *, even: bool = True
 ) -> tuple[list[Pack], NDArray[np.int64]]:
     """Lay distinct requests out in packs of at most `pack_tokens` tokens.
+
+    Where they would be few, `even` ones are made (see `pack_boundaries`).
 
     Returns the packs and, for each request given, its number when the requests of all packs are
     counted through. The layout depends on the set of requests alone, not on their order.
@@ -120,7 +128,7 @@ def pack_requests(
     for first, stop, stem in stem_spans(lengths, context, shared, pack_tokens):
         # The first request of a span may share less than the stem with the one before it.
         beyond = np.maximum(shared[first:stop] - stem, 0)
-        starts = pack_starts(lengths[first:stop] - stem, beyond, pack_tokens)
+        starts = pack_starts(lengths[first:stop] - stem, beyond, pack_tokens, even=even)
         for one, other in zip(starts, [*starts[1:], stop - first], strict=True):
             span = slice(first + one, first + other)
             packs.append(_lay_out(distinct[span], inputs[span], shared[span], stem))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from downslope.engine import Scorer, out_of_memory
-from downslope.packing import Pack, pack_requests
+from downslope.packing import Pack, pack_together
 from downslope.protocols import Request
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -43,7 +43,7 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     give nothing to compare.
     """
     long, short = _sample(packs)
-    ((sample,), _) = pack_requests([*long, *short], 10**9)
+    sample, _ = pack_together([*long, *short])
     scorer.path = "whole"
     whole = Scorer(scorer.model, "whole").target_logprobs(sample)
     if not np.isfinite(whole).all():  # damaged weights, or overflow: scoring will name the item
@@ -134,7 +134,7 @@ def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack,
         pack.tokens[pack.path(int(leaf))] for leaf in leaves[max(0, shortest - 1) : shortest + 1]
     ]
     nearest = [Request((*pack.stem.tolist(), *tokens.tolist(), 0), 1) for tokens in read]
-    ((laid_out,), number) = pack_requests([*requests, *nearest], 10**9)
+    laid_out, number = pack_together([*requests, *nearest])
     target = laid_out.request_targets[laid_out.request_start[number[-1]]]
     off = np.ones(len(laid_out.tokens), bool)
     off[laid_out.path(int(laid_out.target_position[target]))] = False

@@ -480,6 +480,15 @@ def long_and_short() -> list[Request]:
     return made
 
 
+def test_requests_of_several_hundred_tokens_are_checked_in_one_pack() -> None:
+    random = np.random.default_rng(11)
+    long = [tuple(random.integers(0, VOCABULARY, 400).tolist()) for _ in "abc"]
+    packs, _ = pack_requests([Request(tokens, 1) for tokens in long], 2048)
+    scorer = Scorer(make("GPTNeoX", **(WIDE | {"max_position_embeddings": 512})))
+    assert choose_path(scorer, packs) < 1e-3
+    assert scorer.path == "packed"
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plan_whose_longest_request_stands_alone_hides_nothing(name: str) -> None:
     requests = long_and_short()

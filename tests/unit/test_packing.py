@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downslope.packing import Pack, computed_tokens, pack_requests
+from downslope.packing import Pack, computed_tokens, pack_requests, pack_together
 from downslope.protocols import Request
 
 THE, CAT, SAT, DOG, RAN, ON, DOWN, OFF = range(1, 9)
@@ -159,6 +159,13 @@ def test_few_packs_come_in_pairs_of_about_equal_size(
 ) -> None:
     packs, _ = pack_requests(alone([reads] * count), 1000)
     assert sorted(len(pack.tokens) for pack in packs) == sizes
+
+
+def test_what_belongs_together_is_one_pack() -> None:
+    requests = alone([400, 900, 300])
+    pack, number = pack_together(requests)
+    assert [len(pack.request(int(n)).tokens) for n in number] == [401, 901, 301]
+    assert len(pack_requests(requests, 2048)[0]) == 2
 
 
 def test_the_choices_of_a_long_prompt_stay_together() -> None:
