@@ -165,7 +165,7 @@ def test_what_belongs_together_is_one_pack() -> None:
     requests = alone([400, 900, 300])
     pack, number = pack_together(requests)
     assert [len(pack.request(int(n)).tokens) for n in number] == [401, 901, 301]
-    assert len(pack_requests(requests, 2048)[0]) == 2
+    assert len(pack_requests(requests, 2048)[0]) > 1
 
 
 def test_the_choices_of_a_long_prompt_stay_together() -> None:
