@@ -41,13 +41,8 @@ rule choose_checkpoints:
         modules=modules_digest(
             [
                 *("budget.py", "budget_fill.py", "budget_page.py", "budget_table.py"),
-                *(
-                    "checkpoint_costs.py",
-                    "figure_style.py",
-                    "panel.py",
-                    "precision.py",
-                ),
-                *("run_sets.py", "tables.py", "tsv.py"),
+                *("checkpoint_costs.py", "figure_style.py", "panel.py"),
+                *("precision.py", "run_sets.py", "tables.py", "tsv.py"),
             ]
         ),
     script:

@@ -12,14 +12,8 @@ SHOWN = {
     "outcomes": [str(outcome) for outcome in STUDY.primary],
     "title": config["title"],
 }
-DRAWING = ["figure_page.py", "figure_style.py", "outcomes.py", "tsv.py"]
-MARKING = [
-    *DRAWING,
-    "figure_marks.py",
-    "figure_names.py",
-    "panel.py",
-    "verdict_words.py",
-]
+DRAWING = ["figure_page.py", "figure_style.py", "outcomes.py", "panel.py", "tsv.py"]
+MARKING = [*DRAWING, "figure_marks.py", "figure_names.py", "verdict_words.py"]
 
 
 rule plot_accuracy:
@@ -122,7 +116,9 @@ rule plot_slopes:
         **SHOWN,
         better=STUDY.better,
         level=config["level"],
-        modules=modules_digest([*MARKING, "figure_slopes.py", "run_trends.py"]),
+        modules=modules_digest(
+            [*MARKING, "correction.py", "figure_slopes.py", "run_trends.py"]
+        ),
     script:
         "../scripts/plot_slopes.py"
 
@@ -145,11 +141,9 @@ rule plot_drift:
         modules=modules_digest(
             [
                 *MARKING,
-                "drift.py",
-                "figure_drift.py",
-                "figure_drift_band.py",
-                "figure_drift_words.py",
-                "figure_matrix.py",
+                *("correction.py", "drift.py", "metrics.py", "paired.py"),
+                *("figure_drift.py", "figure_drift_band.py"),
+                *("figure_drift_words.py", "figure_matrix.py"),
             ]
         ),
     script:

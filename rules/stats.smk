@@ -44,13 +44,8 @@ rule fit_effects:
         modules=modules_digest(
             [
                 *FITS,
-                *(
-                    "effects.py",
-                    "item_bootstrap.py",
-                    "item_values.py",
-                    "regression.py",
-                ),
-                *("robust.py", "wild.py"),
+                *("effects.py", "item_bootstrap.py", "item_values.py"),
+                *("regression.py", "robust.py", "wild.py"),
             ]
         ),
     script:

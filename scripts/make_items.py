@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downslope.items import parse_items, protocol_notes, require_pinned, write_items
+from downslope.items import parse_items, protocol_notes, write_items
 from downslope.logs import log_to
+from downslope.pinned import require_pinned
 from downslope.protocols import PROTOCOLS
 
 if TYPE_CHECKING:

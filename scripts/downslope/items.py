@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from downslope.errors import StudyError
-from downslope.files import atomic_write, sha256
+from downslope.files import atomic_write
 from downslope.protocols import parse_python_list
 from downslope.text import read_text
 from downslope.truthfulqa_preset import QA_PRESET
@@ -60,19 +60,6 @@ class Item:
         """The canonical JSON of what makes this item what it is."""
         return json.dumps(
             [self.prompt, self.choices, self.right, self.mc1, self.classes], ensure_ascii=False
-        )
-
-
-def require_pinned(path: Path, expected: str) -> None:
-    """Raise StudyError unless the file has the sha256 of its row in config/datasets.tsv."""
-    found = sha256(path)
-    if found != expected.strip().lower():
-        raise StudyError(
-            f"has the sha256 {found}, and config/datasets.tsv {expected}: it was changed after it "
-            "had been fetched",
-            where=str(path),
-            remedy="Delete it, and it is fetched anew. To change a data set of your own, mend its "
-            "source, and write the new bytes and sha256 into config/datasets.tsv.",
         )
 
 

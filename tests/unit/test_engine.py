@@ -530,7 +530,9 @@ def test_positions_that_depend_on_the_length_of_a_batch_are_found() -> None:
     np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
 
 
-def test_where_nothing_can_be_compared_nothing_is_assumed(requests: list[Request]) -> None:
+def test_where_nothing_can_be_compared_nothing_is_assumed(
+    requests: list[Request], caplog: pytest.LogCaptureFixture
+) -> None:
     """One item of another task overflows: this task's numbers must be right all the same."""
     model = PLAIN["Mamba"]()
     odd = Request((*range(80, 96), 5, 6), 1)
@@ -540,6 +542,7 @@ def test_where_nothing_can_be_compared_nothing_is_assumed(requests: list[Request
     packs, number = pack_requests(kept, 100)
     scorer = Scorer(model)
     assert np.isnan(choose_path(scorer, [*packs, *pack_requests([odd], 100)[0]]))
+    assert "no finite numbers; scored one at a time" in caplog.text
     expected, _ = one_by_one(model, kept)
     np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
 

@@ -13,9 +13,9 @@ from downslope.items import (
     parse_items,
     protocol_notes,
     read_items,
-    require_pinned,
     write_items,
 )
+from downslope.pinned import require_pinned
 from downslope.protocols import PROTOCOLS
 
 GOOD: dict[str, Any] = {"prompt": "Is it?", "classes": "[' Y', ' N']", "answer_index": 1}

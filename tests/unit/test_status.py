@@ -244,6 +244,25 @@ def test_the_script_prints_page_and_table(place: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_table_stays_a_table_when_slurm_does_not_answer(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: down' >&2; exit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
+    command = [sys.executable, str(ROOT / "scripts/show_status.py"), str(place)]
+    page, table = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+        for more in ([], ["--tsv"])
+    )
+    said = "SLURM does not answer (slurm_load_jobs error: down)"
+    assert said in page.stdout
+    assert said in table.stderr
+    assert "SLURM" not in table.stdout
+
+
 def test_slurm_is_asked_for_this_studys_jobs_and_never_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

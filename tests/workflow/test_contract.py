@@ -156,6 +156,13 @@ def test_a_touched_data_set_changes_nothing(study: Path) -> None:
     assert jobs(study) == NOTHING
 
 
+def test_a_data_set_that_was_changed_after_it_was_fetched_is_refused(study: Path) -> None:
+    edit(study / "resources/datasets/tiny-alpha/tiny-alpha.jsonl", "number 3:", "number 4:")
+    printed = snakemake(study, check=False)
+    assert "tiny-alpha.jsonl: has the sha256" in printed
+    assert "Delete it, and it is fetched anew." in printed
+
+
 def test_the_level_concerns_what_is_printed_with_it(study: Path) -> None:
     write_config(study, ["alpha", "beta"], level=0.01)
     printed = {"fit_shapes": 1, "measure_drift": 1, **TABLES, **FIGURES}
