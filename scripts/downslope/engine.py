@@ -38,7 +38,7 @@ PLAIN_BATCH_TOKENS = 1024
 
 NARROW = 0.5
 """Where at most this share of tokens predicts, the last layer is computed for them alone: it makes
-their keys and values twice."""
+their queries, keys and values twice."""
 
 _SHORT_OF_MEMORY = (
     *("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED"),

@@ -21,7 +21,7 @@ ROWS, COLUMNS = 1024, 4096
 """Logits held at once: 16 MB in float32. Fewer rows make slower products, more columns leave
 the cache before the softmax has read them."""
 
-_LOG2_E = math.log2(math.e)
+_LOG2_E = float(np.float32(math.log2(math.e)))  # as the products below round it
 
 Found = tuple[torch.Tensor, torch.Tensor]
 """(targets,) each: log-probability of a target, and whether no token is likelier; on the device."""
@@ -81,21 +81,22 @@ class Head:
         """The same for at most ROWS rows: one pass over the vocabulary, with a running maximum."""
         largest = hidden.new_full((len(hidden), 1), _LOWEST, dtype=torch.float32)
         total = torch.zeros_like(largest)
+        shift = largest * _LOG2_E
         chosen = hidden.new_empty(len(token), dtype=torch.float32)
         for first in range(0, len(self.weight), COLUMNS):
             logits = self._logits(hidden, slice(first, first + COLUMNS))
             inside = (token >= first) & (token < first + COLUMNS)
             at = torch.where(inside, token - first, 0)
             chosen = torch.where(inside, logits[row, at], chosen)
-            before = largest
-            largest = torch.maximum(before, logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)
+            largest = torch.maximum(largest, logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)
             # 2 ** (x * log2(e)) is exp(x) at half its price, and the product comes with the
-            # difference that is taken anyway.
-            total *= torch.exp2((before - largest) * _LOG2_E)
-            shifted = torch.add(largest * -_LOG2_E, logits, alpha=_LOG2_E, out=logits)
+            # difference that is taken anyway. What `shift` is rounded by is taken back below.
+            before, shift = shift, largest * _LOG2_E
+            total *= torch.exp2(before - shift)
+            shifted = torch.add(-shift, logits, alpha=_LOG2_E, out=logits)
             total += shifted.exp2_().sum(1, keepdim=True)
         top = chosen >= largest[row, 0]
-        normaliser = largest.double() + total.double().log()
+        normaliser = shift.double() / _LOG2_E + total.double().log()
         return chosen.double() - normaliser[row, 0], top
 
     def _logits(self, hidden: torch.Tensor, columns: slice) -> torch.Tensor:

@@ -2,10 +2,11 @@
 
 Of most tokens nobody asks what the last layer makes of them: later tokens look at their keys and
 values there, and no further layer follows. So that layer is asked twice: for the keys and values
-of all tokens, up to where it would attend; then as a whole, for the wanted tokens alone.
+of all tokens, up to where it would attend (queries come with them, and are dropped); then as a
+whole, for the wanted tokens alone.
 
-    tokens   The cat sat dog      keys and values   The cat sat dog
-    wanted           x   x        queries, feed-forward     sat dog
+    tokens   The cat sat dog      keys and values          The cat sat dog
+    wanted           x   x        attention, feed-forward          sat dog
 
 Its output has a row for every token again, with zeros for those that nobody asks for, so that the
 model's own code behind it finds what it expects.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from downslope.sight import LastLayer, sight_at_hand, to_device
+from downslope.sight import LastLayer, sight_at_hand
 
 
 class KeysFound(Exception):
@@ -57,10 +58,12 @@ def _narrowed(
     sight = sight_at_hand()
     if sight is None or sight.wanted is None:
         return None
-    hidden = args[0] if args else kwargs["hidden_states"]
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if getattr(hidden, "shape", ())[:-1] != (1, sight.tokens):
+        return None  # a layer of another kind, whose tokens lie elsewhere
     # A pass of no tokens would ask shapes too much, so that at least one is computed.
     wanted = sight.wanted if len(sight.wanted) else np.zeros(1, np.int64)
-    sight.last = LastLayer(sight.only(wanted), hidden.shape[1], wanted)
+    sight.last = LastLayer(sight.only(wanted), sight.tokens, wanted)
     with suppress(KeysFound):
         layer.forward(*args, **kwargs)
     if sight.last.keys_values is None:  # its attention is of another kind: it computes all tokens
@@ -79,9 +82,9 @@ def _rows(value: Any, last: LastLayer) -> Any:
         return value
     shape = tuple(value.shape)
     if shape[:2] == (1, last.tokens):
-        return value.index_select(1, to_device(last.wanted, value.device))
+        return value.index_select(1, last.index(value.device))
     if shape[:1] == (last.tokens,):
-        return value.index_select(0, to_device(last.wanted, value.device))
+        return value.index_select(0, last.index(value.device))
     return value
 
 
@@ -93,5 +96,5 @@ def _widened(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
     last = sight.last
     hidden, *rest = output if isinstance(output, tuple) else (output,)
     wide = hidden.new_zeros(1, last.tokens, *hidden.shape[2:])
-    wide[:, to_device(last.wanted, hidden.device)] = hidden
+    wide[:, last.index(hidden.device)] = hidden
     return (wide, *rest) if isinstance(output, tuple) else wide

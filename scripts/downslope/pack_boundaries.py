@@ -23,9 +23,14 @@ STEM_COST = 64
 """What computing a stem costs beside its tokens, in tokens; a stem has to save more than that."""
 
 
-FEW, LEAST, SLACK = 16, 256, 1.03
-"""Of more packs than FEW it does not matter if one is left over; packs of fewer tokens than LEAST
-make slow products; packs of equal size are given so much room for cheap cuts."""
+FEW = 16
+"""Among more packs than these it does not matter if one is left over."""
+
+LEAST, MOST = 256, 1.03
+"""Packs of fewer tokens make slow products; for even ones, so many times the tokens are paid."""
+
+SLACKS = (1.03, 1.1, 1.2, 1.35)
+"""Room for cheap cuts, in times of an even share: they can lie a whole item apart."""
 
 
 def stem_spans(
@@ -77,26 +82,24 @@ def _joined(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return joined
 
 
-def pack_starts(
-    lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int, *, even: bool
+def even_starts(
+    lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int, fewest: list[int]
 ) -> list[int]:
-    """First request of each pack of at most `pack_tokens` tokens.
+    """First request of each pack, such that a CPU that computes two packs at once (see `lanes`)
+    ends first: packs in pairs of about equal size leave no thread idle.
 
-    lengths   (requests,) tokens that each request reads, in depth-first order
-    shared    (requests,) tokens that it shares with the one before it
-
-    As few tokens as can be are computed twice. Where packs are few and should be `even`, those
-    boundaries are taken with which a CPU that computes two packs at once (see `lanes`) ends
-    first: packs in pairs of about equal size leave no thread idle.
+    `fewest` are the boundaries with which the fewest tokens are computed. Others are preferred
+    where they cost next to no tokens more, and leave no pack so small that it is slow.
     """
-    fewest = _boundaries(lengths, shared, pack_tokens)
     sizes = _sizes(lengths, shared, fewest)
-    if not even or len(fewest) > FEW or sizes.sum() < 2 * LEAST:
-        return fewest
     share = sizes.sum() / (2 * ((len(fewest) + 1) // 2))
-    limits = (share * SLACK, share + sizes.sum() / len(lengths))
-    others = [_boundaries(lengths, shared, min(pack_tokens, int(limit))) for limit in limits]
-    return min([fewest, *others], key=lambda starts: _ends(_sizes(lengths, shared, starts)))
+    found = [fewest]
+    for slack in SLACKS if share >= LEAST else ():
+        starts = fewest_starts(lengths, shared, min(pack_tokens, int(share * slack)))
+        even = _sizes(lengths, shared, starts)
+        if even.min() >= min(LEAST, sizes.min()) and even.sum() <= MOST * sizes.sum():
+            found.append(starts)
+    return min(found, key=lambda starts: _ends(_sizes(lengths, shared, starts)))
 
 
 def _sizes(
@@ -114,10 +117,13 @@ def _ends(sizes: NDArray[np.int64]) -> int:
     return max(busy)
 
 
-def _boundaries(
+def fewest_starts(
     lengths: NDArray[np.int64], shared: NDArray[np.int64], pack_tokens: int
 ) -> list[int]:
     """First request of each pack, such that the fewest tokens are computed twice.
+
+    lengths   (requests,) tokens that each request reads, in depth-first order
+    shared    (requests,) tokens that it shares with the one before it
 
     A pack [i, j) costs lengths[i] plus what each later request adds to the one before. Over all
     packs this is a constant plus shared[i] for each first request i, so a shortest path over the

@@ -47,7 +47,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.pack_boundaries import pack_starts, stem_spans
+from downslope.pack_boundaries import FEW, even_starts, fewest_starts, stem_spans
 from downslope.protocols import Request
 
 Ints = NDArray[np.int32]
@@ -124,12 +124,20 @@ def pack_requests(
         shared[index] = _common_prefix(inputs[index - 1], inputs[index])
     lengths = np.array([len(ids) for ids in inputs], np.int64)
     context = np.array([len(request.tokens) - request.answer for request in distinct], np.int64)
-    packs = []
+    spans = []
     for first, stop, stem in stem_spans(lengths, context, shared, pack_tokens):
         # The first request of a span may share less than the stem with the one before it.
         beyond = np.maximum(shared[first:stop] - stem, 0)
-        starts = pack_starts(lengths[first:stop] - stem, beyond, pack_tokens, even=even)
-        for one, other in zip(starts, [*starts[1:], stop - first], strict=True):
+        spans.append((first, stem, lengths[first:stop] - stem, beyond))
+    starts = [fewest_starts(own, beyond, pack_tokens) for _, _, own, beyond in spans]
+    if even and sum(map(len, starts)) <= FEW:
+        starts = [
+            even_starts(own, beyond, pack_tokens, fewest)
+            for (_, _, own, beyond), fewest in zip(spans, starts, strict=True)
+        ]
+    packs = []
+    for (first, stem, own, _), begins in zip(spans, starts, strict=True):
+        for one, other in zip(begins, [*begins[1:], len(own)], strict=True):
             span = slice(first + one, first + other)
             packs.append(_lay_out(distinct[span], inputs[span], shared[span], stem))
     return packs, number

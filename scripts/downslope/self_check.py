@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +68,9 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
             fast = Scorer(scorer.model, path, narrow=narrow)
             found = _agreed(fast, sample, reference, tolerance, why)
             if path == "packed":
-                _check_alone(scorer.model, short, packs, tolerance)
+                _check_alone(fast, short, packs, tolerance)
         except _Refused as refused:
-            left[path] = str(refused)
+            left[path] = f"{'all of its last layer is computed: ' if narrow else ''}{refused}"
             continue
         scorer.path, scorer.narrow = path, min(scorer.narrow, narrow)
         break
@@ -80,18 +79,20 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     return 0.0 if scorer.path == "whole" else float(np.abs(found - reference).max())
 
 
-def _check_alone(model: Any, short: list[Request], packs: Sequence[Pack], tolerance: float) -> None:
+def _check_alone(
+    fast: Scorer, short: list[Request], packs: Sequence[Pack], tolerance: float
+) -> None:
     """That a pack can be cut in two, and strangers and siblings be exchanged.
 
     A coarse dtype's tolerance would excuse much of what a sibling in sight can do; but beside
-    other strangers the same sums are taken, and next to nothing may change. All layers compute
-    all tokens here, which the comparison with the model itself has not seen.
+    other strangers the same sums are taken, and next to nothing may change. Only the parts have
+    their last layer computed as `fast` has it; all of it has not been seen until here.
     """
     one, other = _among_others(short, packs)
-    found = _scored(Scorer(model, narrow=0.0), one)
-    parts = Scorer(model, inner=max(1, len(one.tokens) // 2), narrow=0.0)
+    found = _scored(Scorer(fast.model, narrow=0.0), one)
+    parts = Scorer(fast.model, inner=max(2, len(one.tokens) // 2), narrow=fast.narrow)
     _agreed(parts, one, found, tolerance, "parts of a pack do not add up")
-    exchanged = Scorer(model, narrow=0.0)
+    exchanged = Scorer(fast.model, narrow=0.0)
     _agreed(exchanged, other, found, tolerance / 100, "strangers in a pack are seen")
 
 

@@ -92,7 +92,7 @@ class Stack:
 
 @dataclass
 class Sight:
-    """What the tokens of one forward pass may look at.
+    """What the `tokens` of one forward pass may look at.
 
     `before` are keys and values that the pass looks back on; where `kept` is given, it leaves those
     and its own there, once for each of the modules that it has `met`. Where only some tokens are
@@ -101,6 +101,7 @@ class Sight:
     """
 
     stacks: list[Stack]
+    tokens: int
     before: KeyValues | None = None
     kept: KeyValues | None = None
     given_up: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +113,7 @@ class Sight:
     def only(self, tokens: NDArray[np.int64]) -> Sight:
         """What some tokens (ascending) may look at, as rows of their own."""
         stacks = (stack.only(tokens) for stack in self.stacks)
-        return Sight([stack for stack in stacks if stack is not None])
+        return Sight([stack for stack in stacks if stack is not None], len(tokens))
 
     def indices(self, device: torch.device) -> list[tuple[Index, Index]]:
         """Rows and keys of each stack, on a device."""
@@ -156,6 +157,13 @@ class LastLayer:
     wanted: NDArray[np.int64]
     module: Any = None
     keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
+    _ready: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def index(self, device: torch.device) -> torch.Tensor:
+        """The wanted tokens' numbers, on a device."""
+        if device not in self._ready:
+            self._ready[device] = to_device(self.wanted, device)
+        return self._ready[device]
 
 
 _looking: ContextVar[Sight | None] = ContextVar("looking", default=None)
@@ -221,7 +229,7 @@ def sight_of(
             keys[at, span] = stem + own
             seen[at, :, span] = (own <= row) & (row < end[own])
         stacks.append(Stack(rows - first, depth[rows], keys, deep[keys], seen))
-    return Sight(stacks)
+    return Sight(stacks, stop - first)
 
 
 def _starts(depth: NDArray[np.int32], first: int, stop: int, block: int) -> list[int]:

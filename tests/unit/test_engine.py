@@ -574,6 +574,18 @@ def test_a_vocabulary_that_begins_with_impossible_tokens(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, 10000.0])
+def test_large_logits_cost_no_digits(offset: float) -> None:
+    """All logits of a row moved by as much: exact in float32, for they are whole 64ths."""
+    random = torch.Generator().manual_seed(4)
+    weight = torch.randint(-512, 512, (200, 1), generator=random) / 64
+    token = np.arange(200)
+    bias = torch.full((200,), offset)
+    found, _ = head.Head(weight, bias).logprobs(torch.ones(1, 1), np.zeros(200, int), token)
+    expected = torch.log_softmax(weight.double().T, dim=-1)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_a_stem_is_given_back_when_no_pack_needs_it(
     model: Any, requests: list[Request], long_requests: list[Request]
 ) -> None:

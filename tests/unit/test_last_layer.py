@@ -9,10 +9,12 @@ import pytest
 import torch
 from test_engine import PACKED, one_by_one, score
 
+from downslope import last_layer
 from downslope.engine import Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
+from downslope.sight import looking, sight_of
 
 MODELS = ("GPTNeoX", "GPT2", "OPT", "Llama", "Gemma2")
 
@@ -108,36 +110,57 @@ def test_what_follows_the_last_layer_and_looks_at_other_tokens_is_found(
 
 
 class AsManyAsEver(torch.nn.Module):
-    """A layer that insists on the number of tokens that the first one had."""
+    """A layer that insists on the number of tokens that the first one had, or goes wrong."""
 
-    def __init__(self, layer: Any, first: Any) -> None:
+    def __init__(self, layer: Any, first: Any, *, silent: bool) -> None:
         super().__init__()
-        self.layer, self.tokens = layer, 0
+        self.layer, self.tokens, self.silent = layer, 0, silent
         first.register_forward_pre_hook(self.count)
 
     def count(self, _: Any, args: tuple[torch.Tensor, ...]) -> None:
         self.tokens = args[0].shape[1]
 
     def forward(self, hidden: torch.Tensor, *args: Any, **given: Any) -> Any:
-        if hidden.shape[1] != self.tokens:
+        if hidden.shape[1] != self.tokens and self.silent:
+            hidden = hidden + 1 - 2 * (torch.arange(hidden.shape[2]) % 2)
+        elif hidden.shape[1] != self.tokens:
             raise ValueError(f"{hidden.shape[1]} tokens of {self.tokens}")
         return self.layer(hidden, *args, **given)
 
 
+@pytest.mark.parametrize(
+    ("silent", "why"),
+    [
+        (False, "the packed path fails (ValueError: "),
+        (True, "its last layer, or what follows it, looks at tokens that predict nothing"),
+    ],
+)
 def test_a_last_layer_that_needs_all_tokens_gets_them(
-    requests: list[Request], caplog: pytest.LogCaptureFixture
+    silent: bool, why: str, requests: list[Request], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = PACKED["GPTNeoX"]()
     layers = model.base_model.layers
-    layers[-1] = AsManyAsEver(layers[-1], layers[0])
+    layers[-1] = AsManyAsEver(layers[-1], layers[0], silent=silent)
     packs, number = pack_requests(requests, 60)
     scorer = Scorer(model)
     choose_path(scorer, packs)
     assert (scorer.path, scorer.narrow) == ("packed", 0.0)
     (said,) = caplog.messages
-    assert "the packed path fails (ValueError: " in said
+    assert said.startswith("self-check: all of its last layer is computed: ")
+    assert why in said
     expected, _ = one_by_one(model, requests)
     np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
+
+
+def test_a_layer_whose_tokens_lie_elsewhere_is_left_alone() -> None:
+    """Gemma 3n hands four streams from layer to layer, (4, 1, tokens, width)."""
+    sight = sight_of(np.full(6, 6, np.int32), np.arange(6, dtype=np.int32))
+    sight.wanted = np.array([5])
+    with looking(sight):
+        for shape in ((4, 1, 6, 8), (1, 7, 8), (6, 8), (2, 6, 8)):
+            assert last_layer._narrowed(None, (torch.zeros(shape),), {}) is None
+        assert last_layer._narrowed(None, (), {"other": torch.zeros(1, 6, 8)}) is None
+    assert sight.last is None
 
 
 class WithoutAttention(torch.nn.Module):

@@ -147,18 +147,57 @@ def alone(lengths: list[int]) -> list[Request]:
     ("count", "reads", "sizes"),
     [
         (60, 34, [510, 510, 510, 510]),  # 2040: filled up, there would be three
-        (31, 34, [510, 544]),  # 1054: filled up, 986 and 68; 15 and 16 are as even as can be
+        (31, 34, [476, 578]),  # 1054: filled up, 986 and 68; 527 and 3 % take no 16 of 34
         (20, 34, [340, 340]),  # 680 would fit into one
         (15, 34, [510]),  # halves of it would be smaller than 256
         (10, 300, [300, 900, 900, 900]),  # two lanes take 1800, as they would for five of 600
         (100, 300, [300] + [900] * 33),  # one more or less does not matter among so many
     ],
 )
-def test_few_packs_come_in_pairs_of_about_equal_size(
-    count: int, reads: int, sizes: list[int]
-) -> None:
+def test_few_packs_are_about_equally_large(count: int, reads: int, sizes: list[int]) -> None:
     packs, _ = pack_requests(alone([reads] * count), 1000)
     assert sorted(len(pack.tokens) for pack in packs) == sizes
+
+
+def asked(questions: int, reads: int, choices: int) -> list[Request]:
+    """Questions that read so many tokens, with so many answers of one token."""
+    return [
+        Request((*request.tokens[:-1], choice), 1)
+        for request in alone([reads] * questions)
+        for choice in range(choices)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("questions", "reads", "pack_tokens", "sizes"),
+    [
+        (15, 100, 1024, [700, 800]),  # not 100, 700 and 700
+        (31, 34, 1000, [476, 578]),  # 578 is within a tenth of the half of 1054
+        (11, 150, 2048, [750, 900]),
+    ],
+)
+def test_cuts_between_questions_count_as_well(
+    questions: int, reads: int, pack_tokens: int, sizes: list[int]
+) -> None:
+    packs, _ = pack_requests(asked(questions, reads, 4), pack_tokens)
+    assert sorted(len(pack.tokens) for pack in packs) == sizes
+
+
+def test_even_packs_cost_next_to_no_tokens() -> None:
+    """In two packs the prompt would be computed twice."""
+    prompt = tuple(range(1000, 2200))
+    branches = [Request((*prompt, *range(3000 * i, 3000 * i + 13)), 1) for i in range(1, 41)]
+    (pack,), _ = pack_requests(branches, 2048)
+    assert len(pack.tokens) == 1200 + 40 * 12
+
+
+def test_among_many_packs_of_several_stems_none_are_cut_smaller() -> None:
+    """Groups of 900 tokens behind their stems: two packs each, even where the groups are few."""
+    few, _ = pack_requests(grouped(2, 90, 400, 10), 700)
+    many, _ = pack_requests(grouped(9, 90, 400, 10), 700)
+    assert [len(pack.stem) for pack in few] == [403] * 4
+    assert sorted(len(pack.tokens) for pack in few) == [440, 440, 460, 460]
+    assert sorted(len(pack.tokens) for pack in many) == [200] * 9 + [700] * 9
 
 
 def test_what_belongs_together_is_one_pack() -> None:

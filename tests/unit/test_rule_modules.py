@@ -26,11 +26,13 @@ def imported(path: Path) -> set[str]:
     waiting = [path]
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("downslope."):
-                name = f"{str(node.module).split('.')[1]}.py"
-                if name not in found:
-                    found.add(name)
-                    waiting.append(PACKAGE / name)
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            package, _, module = (node.module or "").partition(".")
+            names = [module] if module else [alias.name for alias in node.names]
+            new = {f"{name}.py" for name in names if package == "downslope"} - found
+            found |= new
+            waiting += [PACKAGE / name for name in new]
     return found
 
 
