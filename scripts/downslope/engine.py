@@ -213,7 +213,8 @@ class Scorer:
             sight.kept = kept if kept is not None or stop == len(tokens) else {}
             wanted = positions[(positions >= first) & (positions < stop)].astype(np.int64) - first
             if max(1, len(wanted)) <= self.narrow * (stop - first):
-                sight.wanted = wanted
+                # Shapes of no tokens are too much for some layers: one is computed at least.
+                sight.wanted = wanted if len(wanted) else np.zeros(1, np.int64)
             ids, positions_of = (
                 to_device(array[None, first:stop].astype(np.int64), self.device)
                 for array in (tokens, depth)

@@ -26,9 +26,8 @@ _LOG2_E = float(np.float32(math.log2(math.e)))  # as the products below round it
 Found = tuple[torch.Tensor, torch.Tensor]
 """(targets,) each: log-probability of a target, and whether no token is likelier; on the device."""
 
-_LOWEST = (
-    torch.finfo(torch.float32).min / 2
-)  # finite, so that columns of minus infinity add nothing
+_LOWEST = torch.finfo(torch.float32).min / 2
+"""Finite, also times log2(e), so that columns of minus infinity add nothing."""
 
 
 @dataclass(frozen=True)

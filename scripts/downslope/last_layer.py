@@ -16,12 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from downslope.sight import LastLayer, sight_at_hand
+from downslope.sight import Sight, sight_at_hand
+
+
+@dataclass
+class LastLayer:
+    """The last layer of a pass: what its wanted tokens look at, and, once the layer's attention
+    (`module`) has been met, keys and values of all tokens."""
+
+    sight: Sight
+    module: Any = None
+    keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class KeysFound(Exception):
@@ -61,30 +71,26 @@ def _narrowed(
     hidden = args[0] if args else kwargs.get("hidden_states")
     if getattr(hidden, "shape", ())[:-1] != (1, sight.tokens):
         return None  # a layer of another kind, whose tokens lie elsewhere
-    # A pass of no tokens would ask shapes too much, so that at least one is computed.
-    wanted = sight.wanted if len(sight.wanted) else np.zeros(1, np.int64)
-    sight.last = LastLayer(sight.only(wanted), sight.tokens, wanted)
+    sight.last = LastLayer(sight.only(sight.wanted))
     with suppress(KeysFound):
         layer.forward(*args, **kwargs)
     if sight.last.keys_values is None:  # its attention is of another kind: it computes all tokens
         sight.last = None
         return None
-    return _rows(args, sight.last), {
-        name: _rows(value, sight.last) for name, value in kwargs.items()
-    }
+    return _rows(args, sight), {name: _rows(value, sight) for name, value in kwargs.items()}
 
 
-def _rows(value: Any, last: LastLayer) -> Any:
+def _rows(value: Any, sight: Sight) -> Any:
     """The wanted tokens of whatever has one row a token, behind a batch of one or not."""
     if isinstance(value, tuple | list):
-        return type(value)(_rows(one, last) for one in value)
+        return type(value)(_rows(one, sight) for one in value)
     if not isinstance(value, torch.Tensor):
         return value
     shape = tuple(value.shape)
-    if shape[:2] == (1, last.tokens):
-        return value.index_select(1, last.index(value.device))
-    if shape[:1] == (last.tokens,):
-        return value.index_select(0, last.index(value.device))
+    if shape[:2] == (1, sight.tokens):
+        return value.index_select(1, sight.wanted_on(value.device))
+    if shape[:1] == (sight.tokens,):
+        return value.index_select(0, sight.wanted_on(value.device))
     return value
 
 
@@ -93,8 +99,7 @@ def _widened(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
     sight = sight_at_hand()
     if sight is None or sight.last is None:
         return None
-    last = sight.last
     hidden, *rest = output if isinstance(output, tuple) else (output,)
-    wide = hidden.new_zeros(1, last.tokens, *hidden.shape[2:])
-    wide[:, last.index(hidden.device)] = hidden
+    wide = hidden.new_zeros(1, sight.tokens, *hidden.shape[2:])
+    wide[:, sight.wanted_on(hidden.device)] = hidden
     return (wide, *rest) if isinstance(output, tuple) else wide

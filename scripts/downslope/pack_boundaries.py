@@ -22,7 +22,6 @@ PACK_COST = 16
 STEM_COST = 64
 """What computing a stem costs beside its tokens, in tokens; a stem has to save more than that."""
 
-
 FEW = 16
 """Among more packs than these it does not matter if one is left over."""
 

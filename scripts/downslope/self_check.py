@@ -85,12 +85,13 @@ def _check_alone(
     """That a pack can be cut in two, and strangers and siblings be exchanged.
 
     A coarse dtype's tolerance would excuse much of what a sibling in sight can do; but beside
-    other strangers the same sums are taken, and next to nothing may change. Only the parts have
-    their last layer computed as `fast` has it; all of it has not been seen until here.
+    other strangers the same sums are taken, and next to nothing may change. The parts compute
+    their last layer as `fast` does, the others all of it, which the comparison with the model
+    itself has not seen.
     """
     one, other = _among_others(short, packs)
     found = _scored(Scorer(fast.model, narrow=0.0), one)
-    parts = Scorer(fast.model, inner=max(2, len(one.tokens) // 2), narrow=fast.narrow)
+    parts = Scorer(fast.model, inner=max(1, len(one.tokens) // 2), narrow=fast.narrow)
     _agreed(parts, one, found, tolerance, "parts of a pack do not add up")
     exchanged = Scorer(fast.model, narrow=0.0)
     _agreed(exchanged, other, found, tolerance / 100, "strangers in a pack are seen")

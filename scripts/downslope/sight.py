@@ -22,11 +22,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from downslope.last_layer import LastLayer
 
 BLOCK = 64
 """Most queries in a block: of 64 to 256, the fastest or near it on every set tried, on a CPU."""
@@ -121,6 +124,11 @@ class Sight:
             (_index(stack.rows, device), _index(stack.keys, device)) for stack in self.stacks
         ])  # fmt: skip
 
+    def wanted_on(self, device: torch.device) -> torch.Tensor:
+        """The wanted tokens' numbers, on a device; where nothing is said, all are wanted."""
+        wanted = np.arange(self.tokens) if self.wanted is None else self.wanted
+        return self._once(("wanted", device), lambda: [to_device(wanted, device)])[0]
+
     def biases(
         self, device: torch.device, dtype: torch.dtype, window: int | None
     ) -> list[torch.Tensor]:
@@ -145,25 +153,6 @@ class Sight:
         if key not in self._ready:
             self._ready[key] = make()
         return self._ready[key]
-
-
-@dataclass
-class LastLayer:
-    """The last layer of a pass of so many `tokens`: which of them are wanted (ascending), what
-    those look at, and, once its attention (`module`) has been met, all keys and values."""
-
-    sight: Sight
-    tokens: int
-    wanted: NDArray[np.int64]
-    module: Any = None
-    keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
-    _ready: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
-
-    def index(self, device: torch.device) -> torch.Tensor:
-        """The wanted tokens' numbers, on a device."""
-        if device not in self._ready:
-            self._ready[device] = to_device(self.wanted, device)
-        return self._ready[device]
 
 
 _looking: ContextVar[Sight | None] = ContextVar("looking", default=None)

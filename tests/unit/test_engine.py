@@ -101,6 +101,16 @@ def score(scorer: Scorer, packs: list[Pack], number: NDArray[Any]) -> tuple[Any,
     )
 
 
+def right_after_check(model: Any, requests: list[Request], pack_tokens: int) -> Scorer:
+    """A scorer on the path that the self-check takes, whose scores are those of `one_by_one`."""
+    packs, number = pack_requests(requests, pack_tokens)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    expected, _ = one_by_one(model, requests)
+    np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
+    return scorer
+
+
 @pytest.mark.parametrize("name", [*PACKED, *PLAIN])
 def test_scores_are_those_of_each_request_by_itself(name: str, requests: list[Request]) -> None:
     model = (PACKED | PLAIN)[name]()
@@ -491,13 +501,7 @@ def test_requests_of_several_hundred_tokens_are_checked_in_one_pack() -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plan_whose_longest_request_stands_alone_hides_nothing(name: str) -> None:
-    requests = long_and_short()
-    packs, number = pack_requests(requests, 64)
-    scorer = Scorer(PLAIN[name]())
-    choose_path(scorer, packs)
-    assert scorer.path == "plain"
-    expected, _ = one_by_one(scorer.model, requests)
-    np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
+    assert right_after_check(PLAIN[name](), long_and_short(), 64).path == "plain"
 
 
 def test_a_layer_that_is_used_twice_is_found_before_a_stem_needs_it(
@@ -521,13 +525,7 @@ def test_positions_that_depend_on_the_length_of_a_batch_are_found() -> None:
         original_max_position_embeddings=32,
         rope_scaling={"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
     )  # fmt: skip
-    requests = long_and_short()
-    packs, number = pack_requests(requests, 256)
-    scorer = Scorer(model)
-    choose_path(scorer, packs)
-    assert scorer.path == "whole"
-    expected, _ = one_by_one(model, requests)
-    np.testing.assert_allclose(score(scorer, packs, number)[0], expected, atol=1e-4)
+    assert right_after_check(model, long_and_short(), 256).path == "whole"
 
 
 def test_where_nothing_can_be_compared_nothing_is_assumed(

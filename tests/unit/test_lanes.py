@@ -18,6 +18,7 @@ from downslope.engine import Scorer
 from downslope.lanes import LANES, lanes, lanes_for
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
+from downslope.sight import sight_at_hand
 
 
 @pytest.fixture(autouse=True)
@@ -147,16 +148,18 @@ def test_a_stem_is_computed_once(
     assert sorted(computed) == sorted([40, *(len(pack.tokens) for pack in behind)])
 
 
+@pytest.mark.parametrize("narrow", [0.0, 1.0])
 def test_who_closes_the_stream_waits_for_no_pack(
-    model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+    narrow: float, model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Passes that are under way end at their next layer, and the model attends as before."""
     packs = [pack for pack in pack_requests(requests, 80)[0] if not len(pack.stem)]
-    scorer, ended = Scorer(model, lanes=2, narrow=0.0), []
+    scorer, ended = Scorer(model, lanes=2, narrow=narrow), []
     own = model.config._attn_implementation
 
     def until_closed(module: Any, *tensors: Any, **given: Any) -> Any:
-        first = tensors[0].shape[2] == len(packs[0].tokens)
+        sight = sight_at_hand()
+        first = sight is not None and sight.tokens == len(packs[0].tokens)
         if not first:
             scorer._given_up.wait(60)
         out = attend(module, *tensors, **given)
