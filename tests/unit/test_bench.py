@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import bench_engine
-from downslope.bench import harness
+from downslope.bench import harness, own_packs
 from downslope.bench.harness import (
     Allowance,
     Tried,
@@ -25,7 +25,8 @@ from downslope.bench.harness import (
     try_batches,
 )
 from downslope.bench.models import SHAPES, Shape
-from downslope.bench.operations import MatrixRate, Needed
+from downslope.bench.operations import Costs, MatrixRate, Needed
+from downslope.bench.own_packs import drawn, share_of_rate
 from downslope.bench.page import Report, as_frame, markdown_page, terminal_page
 from downslope.bench.process import FixedCost, score_in_process
 from downslope.bench.rounds import fraction
@@ -44,12 +45,13 @@ PART = Work(
 WHOLE = replace(PART, items=100, requests=400, naive=8000, computed=1500)
 ROW = Row(
     model="70m", set="neqa", every=10, part=PART, whole=WHOLE, plan_seconds=0.5, score_seconds=2.0,
-    seconds=2.5, operations=3e9, rate=2e9, both_seconds=3.0, harness_seconds=10.0, batch=4,
-    difference=2e-6, differ=1, ties=2,
+    seconds=2.5, operations=30e9, share=0.75, rate=2e9, both_seconds=3.0, harness_seconds=10.0,
+    batch=4, difference=2e-6, differ=1, ties=2,
 )  # fmt: skip
 OTHER = replace(
     ROW, set="truthfulqa", whole=replace(WHOLE, naive=2000), score_seconds=1.0, seconds=1.5,
-    harness_seconds=60.0, batch=64, rate=4e9, difference=4e-6, differ=0, ties=0, both_seconds=1.5,
+    harness_seconds=60.0, batch=64, operations=10e9, share=0.5, rate=4e9, difference=4e-6,
+    differ=0, ties=0, both_seconds=1.5,
 )  # fmt: skip
 TRIED = [Tried(1, 0.002, 20), Tried(4, 0.001, 20), Tried(16, None, why="the one before was slower")]
 
@@ -69,9 +71,8 @@ def alone(row: Row) -> Row:
     return replace(row, **nothing, differ=None, ties=None)
 
 
-def test_ratio_share_and_rate_of_a_row():
+def test_ratio_and_rate_of_a_row():
     assert ROW.ratio == 4.0
-    assert ROW.share == 3e9 / 2.0 / 2e9
     assert ROW.tokens_per_second == 110
 
 
@@ -82,8 +83,9 @@ def test_all_in_proportion_scales_each_set_by_its_naive_tokens():
     assert total.ratio == 200 / 23
     assert total.both_seconds == 8 * 3 + 2 * 1.5
     assert (total.plan_seconds, total.score_seconds) == (5.0, 18.0)
-    # Useful 10 x 3e9; possible 16 s at 2e9 and 2 s at 4e9 a second.
-    assert total.share == pytest.approx(30e9 / (16 * 2e9 + 2 * 4e9))
+    assert total.operations == 40e9
+    assert total.share == 40 / (30 / 0.75 + 10 / 0.5)  # of operations that were possible
+    assert total.rate == (16 * 2e9 + 2 * 4e9) / 18
     assert (total.part.requests, total.part.naive, total.part.computed) == (800, 10_000, 3000)
     assert total.part.needed.tokens == 400
     assert (total.difference, total.differ, total.ties) == (4e-6, 1, 2)
@@ -237,6 +239,37 @@ def trial(byte_tokenizer, took, **allowed):
     return tried, stub
 
 
+@pytest.mark.parametrize(
+    ("packs", "lanes", "expected"),
+    [
+        (9, 1, [0, 8]),
+        (9, 2, [0, 3, 5, 8]),  # the thirds of 8, rounded
+        (3, 2, [0, 2]),  # one round: of two, the second would keep one lane waiting
+        (1, 2, [0]),
+    ],
+)
+def test_own_packs_are_spread_over_the_set_and_keep_all_lanes_at_work(packs, lanes, expected):
+    assert drawn(list(range(packs)), lanes) == expected
+
+
+def test_the_share_is_useful_over_possible_work(byte_tokenizer, monkeypatch):
+    """Two packs in 4 s where products run at 100 a second: 400 operations are possible."""
+    layout = Layout(byte_tokenizer, FolderTokenizer(byte_tokenizer), 100, 8)
+    items = [Item(k, f"{k}23456", ("a", "b"), (0,), mc1=(0, 1)) for k in range(2)]
+    packs = layout.plan(BenchSet("quiz", items)).packs
+    assert len(packs) == 2
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr(own_packs.time, "perf_counter", lambda: next(clock))
+    scored = []
+    scorer = SimpleNamespace(lanes=1, device=torch.device("cpu"))
+    scorer.score_packs = lambda some: scored.extend(some) or []
+    rate = SimpleNamespace(take=iter([1.0, 100.0, 100.0, 500.0]).__next__)
+    # An item reads six bytes and the space before either choice; it and the choice are predicted.
+    costs = Costs(token=10, pair=0, row=5, row_pair=0)
+    assert share_of_rate(scorer, costs, rate, packs) == 2 * (10 * 7 + 5 * 2) / 400
+    assert scored == packs
+
+
 def test_batches_are_tried_until_they_get_slower(byte_tokenizer):
     tried, _ = trial(byte_tokenizer, {1: 4e-6, 4: 1e-6, 16: 2e-6, 64: 1e-9})
     assert best_of(tried).batch == 4
@@ -299,7 +332,8 @@ def test_a_scoring_process_reports_its_weights_and_its_peak(tmp_path, monkeypatc
     items = [Item(0, "Is it?", ("yes", "no"), (0,), mc1=(0, 1))]
     layout = Layout(folder, FolderTokenizer(folder), 100, 64)
     write_plan(layout.plan(BenchSet("quiz", items)), tmp_path / "p")
-    found = score_in_process(folder, tmp_path / "p", dtype="float32", threads=1, device="cpu")
+    given = {"dtype": "float32", "threads": 1, "device": "cpu", "packs": 1}
+    found = score_in_process(folder, tmp_path / "p", **given)
     # Embeddings, final norm and output layer, and twelve tensors in each of two layers.
     layer = 12 * 16 * 16 + 4 * 16 + (3 + 1 + 4 + 1) * 16
     assert found.weights == 4 * (2 * 257 * 16 + 2 * 16 + 2 * layer)
@@ -307,7 +341,7 @@ def test_a_scoring_process_reports_its_weights_and_its_peak(tmp_path, monkeypatc
     assert found.peak > found.weights
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(StudyError, match="a scoring process failed: exit status 1"):
-        score_in_process(folder, tmp_path / "p", dtype="float32", threads=1, device="cpu")
+        score_in_process(folder, tmp_path / "p", **given)
 
 
 @pytest.mark.parametrize("harness", [True, False])

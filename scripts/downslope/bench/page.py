@@ -15,6 +15,7 @@ import torch
 
 from downslope.bench.harness import Tried
 from downslope.bench.operations import SIDE, MatrixRate
+from downslope.bench.own_packs import ROUNDS
 from downslope.bench.process import FixedCost
 from downslope.bench.table import Row, grouped, markdown_table, seconds_text, terminal_table
 from downslope.process import cores
@@ -86,7 +87,8 @@ def legend(report: Report) -> list[str]:
         "of the fraction, added up; requests and tokens are those of the whole sets.",
         "share: useful operations (products for distinct tokens and attention to their ancestors, "
         "but the last layer, beyond keys and values, only where an answer is predicted, as the "
-        "output layer) a second of scoring, over the matrix rate between the set's own runs.",
+        "output layer) a second, over the matrix rate before and after, at packs of the whole set, "
+        f"{ROUNDS} for each that is computed at a time: a fraction has others, and fewer.",
     ]
     if report.harness is not None:
         texts[1:1] = [

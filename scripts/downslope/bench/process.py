@@ -1,10 +1,11 @@
 """A scoring process from its start: how long until its first pack is scored, how much memory.
 
-    python -m downslope.bench.process BEGUN FOLDER PLAN DTYPE THREADS
+    python -m downslope.bench.process BEGUN FOLDER PLAN DTYPE THREADS PACKS
 
 does what scripts/score_checkpoint.py does, less the store: its imports, reading a plan, loading
-the checkpoint in FOLDER, the self-check, scoring the plan's packs. BEGUN is the monotonic clock
-when the process was asked for. It prints one line of JSON, which `score_in_process` reads.
+the checkpoint in FOLDER, the self-check, scoring the plan's first PACKS packs. BEGUN is the
+monotonic clock when the process was asked for. It prints one line of JSON, which
+`score_in_process` reads.
 """
 
 from __future__ import annotations
@@ -67,15 +68,19 @@ def fixed_cost(folder: Path, plan: Path, *, dtype: str, threads: int, device: st
     for _ in range(1 + REPEATED):
         files = [str(path) for path in sorted(folder.glob("*.safetensors"))]
         imports.append(float(_python(["-c", _IMPORTS], files, device)))
-        process = score_in_process(folder, plan, dtype=dtype, threads=threads, device=device)
+        process = score_in_process(
+            folder, plan, dtype=dtype, threads=threads, device=device, packs=1
+        )
         own.append(process.first - process.pack)
         check.append(process.check)
     return FixedCost(*(median(seconds[1:]) for seconds in (own, check, imports)))
 
 
-def score_in_process(folder: Path, plan: Path, *, dtype: str, threads: int, device: str) -> Process:
-    """Score a plan's packs in a process of its own."""
-    more = [str(folder), str(plan), dtype, str(threads)]
+def score_in_process(
+    folder: Path, plan: Path, *, dtype: str, threads: int, device: str, packs: int
+) -> Process:
+    """Score a plan's first packs in a process of its own."""
+    more = [str(folder), str(plan), dtype, str(threads), str(packs)]
     return Process(**json.loads(_python(["-m", "downslope.bench.process"], more, device)))
 
 
@@ -98,7 +103,7 @@ def _python(program: Sequence[str], more: Sequence[str], device: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> None:
+def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int, packs: int) -> None:
     import score_checkpoint  # noqa: F401  for what it imports
     from downslope.plan import read_plan
     from downslope.scoring import load_scorer
@@ -118,7 +123,7 @@ def main(begun: float, folder: Path, plan: Path, dtype: str, threads: int) -> No
     again = time.monotonic()
     scorer.score_pack(made.packs[0])
     pack = time.monotonic() - again
-    for _ in scorer.score_packs(made.packs[1:]):
+    for _ in scorer.score_packs(made.packs[1:packs]):
         pass
     weights = sum(parameter.nbytes for parameter in scorer.model.parameters())
     print(json.dumps(Process(first, check, pack, weights, _peak(scorer))._asdict()))
@@ -134,4 +139,5 @@ def _peak(scorer: Any) -> int:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    first, folder, plan, dtype, *counts = sys.argv[1:]
+    main(float(first), Path(folder), Path(plan), dtype, *map(int, counts))

@@ -29,6 +29,7 @@ from downslope.bench.harness import (
     try_batches,
 )
 from downslope.bench.operations import Costs, MatrixRate, wait_for
+from downslope.bench.own_packs import share_of_rate
 from downslope.bench.sets import (
     PROTOCOL,
     BenchSet,
@@ -42,7 +43,7 @@ from downslope.bench.sets import (
 from downslope.bench.table import Row
 from downslope.engine import Scorer
 from downslope.logs import duration
-from downslope.packing import computed_tokens
+from downslope.packing import Pack, computed_tokens
 from downslope.plan import Plan
 from downslope.protocols import PROTOCOLS, ScoringProtocol
 
@@ -96,11 +97,19 @@ class Rounds:
 
 
 def measure(
-    model: Model, bench: BenchSet, whole: Work, layout: Layout, *, seconds: float, both: bool
+    model: Model,
+    bench: BenchSet,
+    whole: Work,
+    packs: Sequence[Pack],
+    layout: Layout,
+    *,
+    seconds: float,
+    both: bool,
 ) -> tuple[Row, list[Tried]]:
     """One row of the table within about `seconds`, and how the harness's batches did.
 
-    `whole` is the work of the full set; `both`: time Downslope under both protocols too.
+    `whole` is the work of the full set, `packs` are its plan's; `both`: time Downslope under both
+    protocols too.
     """
     begun = time.monotonic()
     tried: list[Tried] = []
@@ -108,6 +117,7 @@ def measure(
         allowed = Allowance(seconds * _TRYING, free_memory(model.scorer.device))
         tried = try_batches(model.harness, bench, whole, layout, allowed, model.name)
     own = _first_look(model, bench, whole, layout)
+    share = share_of_rate(model.scorer, model.costs, model.rate, packs)
     runs = (2 if tried else 1) * (1 + _BOTH * both)
     harness = whole.read * (best_of(tried).seconds or 0.0) if tried else 0.0
     left = seconds - (time.monotonic() - begun)
@@ -119,7 +129,7 @@ def measure(
         duration(rounds * (runs * own + harness) / part.every),
     )  # fmt: skip
     done = in_turn(model, part, layout, tried, rounds=rounds, both=both)
-    return _row(model, part, whole, layout, done, tried), tried
+    return _row(model, part, whole, layout, done, share, tried), tried
 
 
 def _first_look(model: Model, bench: BenchSet, whole: Work, layout: Layout) -> float:
@@ -192,6 +202,7 @@ def _row(
     whole: Work,
     layout: Layout,
     done: Rounds,
+    share: float,
     tried: Sequence[Tried],
 ) -> Row:
     last = done.one[-1]
@@ -205,7 +216,8 @@ def _row(
         plan_seconds=median(run.planning for run in done.one),
         score_seconds=median(run.scoring for run in done.one),
         seconds=median(run.seconds for run in done.one),
-        operations=model.costs.of(work.needed),
+        operations=model.costs.of(whole.needed),
+        share=share,
         rate=median(done.rates),
         both_seconds=median(run.seconds for run in done.both) if done.both else None,
     )

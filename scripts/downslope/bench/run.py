@@ -38,7 +38,7 @@ from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.lanes import lanes_for
 from downslope.logs import duration
-from downslope.plan import write_plan
+from downslope.plan import Plan, write_plan
 from downslope.process import cores
 from downslope.self_check import choose_path
 from downslope.tables import read_yaml
@@ -95,16 +95,16 @@ def bench(settings: Settings) -> Report:
         works = {each.name: layout.work(each, plans[each.name]) for each in sets}
         rate = MatrixRate(torch.device(settings.device), getattr(torch, settings.dtype))
         report = Report([], {}, rate, settings.dtype, version, TIES[settings.dtype], "packed")
-        # The largest pack of each set, of which the first one's is scored first.
+        # The largest pack of each set: the first one for the fixed cost, all for memory.
         packs = [max(plan.packs, key=lambda pack: len(pack.tokens)) for plan in plans.values()]
         write_plan(replace(plans[sets[0].name], packs=packs), folder / "plan")
-        _in_processes(settings, report, layout, folder)
+        _in_processes(settings, report, layout, folder, len(packs))
         waiting = list(settings.shapes)
         while waiting:
             weights = [(SHAPES[s].hidden ** 2 * SHAPES[s].layers) ** 0.25 for s in waiting]
             log.info("%s left in all", duration(max(0.0, ends - time.monotonic())))
             seconds = (ends - time.monotonic()) * weights[0] / sum(weights)
-            _measure_shape(settings, waiting.pop(0), sets, works, layout, seconds, report)
+            _measure_shape(settings, waiting.pop(0), sets, plans, works, layout, seconds, report)
     return report
 
 
@@ -117,7 +117,9 @@ def _layout(mirror: Path, folder: Path) -> Layout:
     return Layout(folder, FolderTokenizer(folder), POSITIONS, config["pack_tokens"])
 
 
-def _in_processes(settings: Settings, report: Report, layout: Layout, folder: Path) -> None:
+def _in_processes(
+    settings: Settings, report: Report, layout: Layout, folder: Path, packs: int
+) -> None:
     """Fixed cost at the first shape, memory at the last, of processes that score a plan."""
     first, last = settings.shapes[0], settings.shapes[-1]
     given = {"dtype": settings.dtype, "device": settings.device}
@@ -131,7 +133,7 @@ def _in_processes(settings: Settings, report: Report, layout: Layout, folder: Pa
         return  # of a GPU's memory, torch keeps account in this process too
     log.info("memory of a scoring process, %s", last)
     checkpoint = _written(settings, last, layout, folder)
-    process = score_in_process(checkpoint, folder / "plan", threads=cores(), **given)
+    process = score_in_process(checkpoint, folder / "plan", threads=cores(), packs=packs, **given)
     report.memory = settings.name(last), process.peak - process.weights, process.weights
 
 
@@ -151,6 +153,7 @@ def _measure_shape(
     settings: Settings,
     shape: str,
     sets: Sequence[BenchSet],
+    plans: Mapping[str, Plan],
     works: Mapping[str, Work],
     layout: Layout,
     seconds: float,
@@ -169,7 +172,7 @@ def _measure_shape(
         torch.cuda.reset_peak_memory_stats()
     loaded = torch.cuda.memory_allocated()  # 0 without a GPU
     waiting = sorted(sets, key=lambda each: works[each.name].read)
-    choose_path(scorer, layout.plan(waiting[0]).packs)
+    choose_path(scorer, plans[waiting[0].name].packs)
     report.path = report.path if scorer.path == "packed" else scorer.path
     harness = Harness(sides[1], layout.tokenizer) if settings.harness else None
     model = Model(name, settings.dtype, scorer, harness, costs_of(sides[0]), report.rate)
@@ -184,6 +187,7 @@ def _measure_shape(
             model,
             each,
             works[each.name],
+            plans[each.name].packs,
             layout,
             seconds=left / len(waiting),
             both=shape == settings.shapes[0],

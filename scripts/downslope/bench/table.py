@@ -22,7 +22,8 @@ class Row:
     part, whole     what the timed fraction, `1/every`, and the whole set ask for
     seconds         of Downslope: planning (tokenising included) and scoring
     both_seconds    the same under all protocols that the set can be scored under, if timed
-    operations      useful ones of the fraction; `rate` is the machine's, a second
+    operations      useful ones of the whole set
+    share           of the matrix rate `rate` (operations a second), at packs of the whole set
     harness_seconds of the one call; `batch` is the one chosen. None where it did not run, like
                     the largest difference of a log-likelihood, the number of items whose decision
                     differs, and the number on which the harness itself cannot decide (ties)
@@ -37,6 +38,7 @@ class Row:
     score_seconds: float
     seconds: float
     operations: float
+    share: float
     rate: float
     both_seconds: float | None = None
     harness_seconds: float | None = None
@@ -49,11 +51,6 @@ class Row:
     def ratio(self) -> float | None:
         """How many times as long the harness takes."""
         return None if self.harness_seconds is None else self.harness_seconds / self.seconds
-
-    @property
-    def share(self) -> float:
-        """Useful operations over those that matrix products reach in the seconds of scoring."""
-        return self.operations / self.score_seconds / self.rate
 
     @property
     def tokens_per_second(self) -> float:
@@ -79,7 +76,7 @@ def in_proportion(rows: Sequence[Row]) -> Row:
         return [number for number in numbers if number is not None]
 
     scoring = sum(row.score_seconds * row.factor for row in rows)
-    possible = sum(row.score_seconds * row.factor * row.rate for row in rows)
+    operations = sum(row.operations for row in rows)
     differences = known([row.difference for row in rows])
     return Row(
         model=rows[0].model,
@@ -90,8 +87,9 @@ def in_proportion(rows: Sequence[Row]) -> Row:
         plan_seconds=sum(row.plan_seconds * row.factor for row in rows),
         score_seconds=scoring,
         seconds=sum(row.seconds * row.factor for row in rows),
-        operations=sum(row.operations * row.factor for row in rows),
-        rate=possible / scoring,
+        operations=operations,
+        share=operations / sum(row.operations / row.share for row in rows),
+        rate=sum(row.score_seconds * row.factor * row.rate for row in rows) / scoring,
         both_seconds=total(lambda row: row.both_seconds),
         harness_seconds=total(lambda row: row.harness_seconds),
         difference=max(differences) if differences else None,
