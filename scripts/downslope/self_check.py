@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of a log-probability between two paths that rounding explains."""
 
 _HEAD_SLACK = 5
-_BRANCH = 64  # tokens of the longest request before another one leaves it
+_BRANCH = 32  # tokens of the longest request before another one leaves it
+_COMMON = 32  # tokens of what neighbours have in common: what siblings do to each other shows
 _OTHER_HEAD = "its output layer is not the one assumed, or it sees padding"
 
 
@@ -100,8 +102,8 @@ def _check_alone(
 def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     """Long: the longest request and one that leaves it early, so that its tokens stand far behind
     their depth. After the first token of either branch something is predicted: one of them stands
-    behind the other branch's last. Short: the shortest, neighbours
-    from the fullest pack, and a stranger to all.
+    behind the other branch's last. Short: the shortest, neighbours from the fullest pack, and a
+    stranger to all.
 
     The one that leaves and the stranger are made up, from the longest one's tokens backwards.
     """
@@ -115,7 +117,7 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     away = backwards[: min(12, max(2, len(backwards) // 3))]
     short = [
         of_shortest.request(int(_lengths(of_shortest).argmin())),
-        *(fullest.request(number) for number in {max(0, middle - 1), middle}),
+        *_brief([fullest.request(number) for number in {max(0, middle - 1), middle}]),
         Request((*backwards[:12], 0), 1),
     ]
     branches = [
@@ -135,7 +137,7 @@ def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack,
     read = [
         pack.tokens[pack.path(int(leaf))] for leaf in leaves[max(0, shortest - 1) : shortest + 1]
     ]
-    nearest = [Request((*pack.stem.tolist(), *tokens.tolist(), 0), 1) for tokens in read]
+    nearest = _brief([Request((*pack.stem.tolist(), *path.tolist(), 0), 1) for path in read])
     laid_out, number = pack_together([*requests, *nearest])
     target = laid_out.request_targets[laid_out.request_start[number[-1]]]
     off = np.ones(len(laid_out.tokens), bool)
@@ -148,6 +150,15 @@ def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack,
         target_token=laid_out.target_token[[target]],
     )
     return one, dataclasses.replace(one, tokens=tokens)
+
+
+def _brief(requests: list[Request]) -> list[Request]:
+    """The same without most of the beginning that they have in common."""
+    reads = [request.tokens[: -request.answer] for request in requests]
+    columns = zip(*reads, strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    cut = max(0, shared - _COMMON)
+    return [Request(request.tokens[cut:], request.answer) for request in requests]
 
 
 def _lengths(pack: Pack) -> NDArray[np.int32]:
