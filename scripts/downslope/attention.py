@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from downslope.last_layer import KeysFound, narrow_last_layer
+from downslope.products import take_products
 from downslope.sight import Index, Sight, sight_at_hand
 
 NAME = "downslope"
@@ -54,11 +55,12 @@ def _switch(model: Any) -> Callable[[], None]:
     AttentionInterface.register(NAME, attend)
     config, own = model.config, model.config._attn_implementation
     config._attn_implementation = NAME
-    widen = narrow_last_layer(model)
+    widen, give_back = narrow_last_layer(model), take_products(model)
 
     def restore() -> None:
         config._attn_implementation = own
         widen()
+        give_back()
 
     return restore
 

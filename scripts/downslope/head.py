@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from downslope.products import product
 from downslope.sight import to_device
 
 ROWS, COLUMNS = 1024, 4096
@@ -101,12 +102,10 @@ class Head:
     def _logits(self, hidden: torch.Tensor, columns: slice) -> torch.Tensor:
         """(rows, columns) logits in float32, accumulated in it from weights of any dtype."""
         weight = self.weight[columns]
-        if weight.dtype == torch.float32:
-            logits = torch.mm(hidden.float(), weight.T)
-        elif weight.device.type != "cpu":
+        if weight.dtype != torch.float32 and weight.device.type != "cpu":
             logits = torch.mm(hidden.to(weight.dtype), weight.T, out_dtype=torch.float32)
         else:
-            logits = torch.mm(hidden.float(), weight.float().T)
+            logits = product(hidden.float(), weight.float())
         if self.bias is not None:
             logits += self.bias[columns]
         if self.scale != 1.0:

@@ -15,7 +15,8 @@ import torch
 from downslope.attention import NAME
 from downslope.engine import Scorer
 from downslope.packing import computed_tokens
-from downslope.process import cores, peak_memory
+from downslope.process import cores, peak_memory, processor
+from downslope.products import by_onednn
 from downslope.store import TaskJob, unfinished
 
 LONG = 1e13
@@ -29,7 +30,8 @@ def environment(scorer: Scorer) -> dict[str, Any]:
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "device": str(device),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor() or platform.machine(),
+        "products": "oneDNN" if by_onednn() and device.type == "cpu" else "torch",
         "dtype": str(scorer.dtype).removeprefix("torch."),
         "attention": _attention(scorer),
         "path": scorer.path,

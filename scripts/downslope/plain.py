@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from downslope.head import Found, Head
 from downslope.packing import Pack
+from downslope.products import take_products
 from downslope.sight import to_device
 
 
@@ -72,7 +73,11 @@ def read(model: Any, batch: Batch, *, whole: bool) -> Found:
     device = next(model.parameters()).device
     ids = to_device(batch.ids, device)
     if not whole:
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        give_back = take_products(model)
+        try:
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        finally:
+            give_back()
         flat = batch.number * batch.ids.shape[1] + batch.depth
         positions, row = np.unique(flat, return_inverse=True)
         kept = hidden.flatten(0, 1)[to_device(positions, hidden.device)]

@@ -47,6 +47,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processor(field: str = "model name") -> str:
+    """What Linux says of the first processor: its `model name`, its `vendor_id`; "" elsewhere."""
+    lines = (_text(Path("/proc/cpuinfo")) or "").splitlines()
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
+    return next(found, "")
+
+
 def peak_memory() -> int:
     """Most bytes that this process has held in memory, by the kernel's count of its own pages."""
     for line in (_text(Path("/proc/self/status")) or "").splitlines():

@@ -22,6 +22,7 @@ from downslope.identity import SCORING_MODULES, modules_digest, score_identity
 from downslope.items import Item
 from downslope.models import load_model
 from downslope.plan import Plan, make_plan
+from downslope.products import by_onednn
 from downslope.protocols import PROTOCOLS
 from downslope.scoring import TaskJob, load_scorer, score_tasks
 from downslope.store import TaskStore, read_scores, require_identity, unfinished
@@ -138,6 +139,7 @@ def test_at_the_end_of_a_task_the_next_one_is_under_way(
         assert (facts["job"]["lanes"], facts["job"]["threads"]) == (2, scorer.threads)
         # However far the other lane is, which switches what the config names.
         assert facts["job"]["attention"] == "downslope"
+        assert facts["job"]["products"] == ("oneDNN" if by_onednn() else "torch")
 
 
 def test_a_job_that_was_killed_at_its_last_step_goes_on(

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from downslope.products import by_onednn, product
 from downslope.protocols import Request
 
 SIDE = 4096
@@ -119,31 +120,42 @@ def costs_of(model: Any) -> Costs:
 
 @dataclass
 class MatrixRate:
-    """Products of two square matrices, timed again and again between the runs of a benchmark."""
+    """Products of two square matrices, timed again and again between the runs of a benchmark.
+
+    They are made as the engine makes its own (see `products`); `torch_rates` are those of torch's.
+    """
 
     device: torch.device
     dtype: torch.dtype
     rates: list[float] = field(default_factory=list)
+    torch_rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         sides = (torch.randn(SIDE, SIDE, generator=generator) for _ in range(2))
         self._one, self._other = (side.to(self.device, self.dtype) for side in sides)
-        self._product = torch.mm(self._one, self._other)
         self.take()
         self.rates.clear()  # the first one found a cold machine
         self.take()
 
     def take(self) -> float:
         """Operations per second of the product, now."""
+        self.rates.append(self._timed(product))
+        return self.rates[-1]
+
+    def take_torch(self) -> None:
+        """Time torch's own product, where the engine's is another."""
+        if self.device.type == "cpu" and by_onednn():
+            self.torch_rates.append(self._timed(torch.nn.functional.linear))
+
+    def _timed(self, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
         count = _AT_ONCE[self.device.type]
         wait_for(self.device)
         begun = time.perf_counter()
         for _ in range(count):
-            torch.mm(self._one, self._other, out=self._product)
+            multiply(self._one, self._other)
         wait_for(self.device)
-        self.rates.append(count * 2 * SIDE**3 / (time.perf_counter() - begun))
-        return self.rates[-1]
+        return count * 2 * SIDE**3 / (time.perf_counter() - begun)
 
     @property
     def median(self) -> float:

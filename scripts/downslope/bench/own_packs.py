@@ -35,6 +35,7 @@ def share_of_rate(scorer: Scorer, costs: Costs, rate: MatrixRate, packs: Sequenc
     requests = [
         pack.request(number) for pack in few for number in range(len(pack.request_start) - 1)
     ]
+    rate.take_torch()
     rates = [rate.take() for _ in range(_PRODUCTS)]
     begun = time.perf_counter()
     for _ in scorer.score_packs(few):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
+from statistics import median
 
 import pandas as pd
 import torch
@@ -18,7 +18,7 @@ from downslope.bench.operations import SIDE, MatrixRate
 from downslope.bench.own_packs import ROUNDS
 from downslope.bench.process import FixedCost
 from downslope.bench.table import Row, grouped, markdown_table, seconds_text, terminal_table
-from downslope.process import cores
+from downslope.process import cores, processor
 
 WIDTH = 120
 FIXED_GOAL, MEMORY_GOAL = 1.5, 1e9
@@ -48,27 +48,25 @@ class Report:
 def machine(report: Report) -> list[str]:
     """Date, processor, versions, and the matrix rate that shares are of."""
     device = report.rate.device
-    where = f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads"
+    where = (
+        f"{processor() or platform.machine()}, {cores()} cores, {torch.get_num_threads()} threads"
+    )
     if device.type == "cuda":
         where = f"{torch.cuda.get_device_name(device)}; {where}"
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
     low, high = min(report.rate.rates) / 1e9, max(report.rate.rates) / 1e9
+    own = report.rate.torch_rates
+    other = (
+        f"by oneDNN, as the engine's; torch's own, by MKL: {median(own or [0]) / 1e9:,.0f} GFLOP/s"
+    )
     return [
         f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}; {where}",
         f"{', '.join(versions)}, Python {platform.python_version()}; random weights in "
         f"{report.dtype}",
         f"{report.rate.median / 1e9:,.0f} GFLOP/s: median of {len(report.rate.rates)} products of "
         f"{SIDE} x {SIDE} {report.dtype} matrices between the runs ({low:,.0f} to {high:,.0f})",
+        *([other] if own else []),
     ]
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    found = Path("/proc/cpuinfo")
-    for line in found.read_text().splitlines() if found.is_file() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def title(report: Report) -> str:
