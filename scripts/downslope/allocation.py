@@ -13,10 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # malloc.h; the numbers are part of glibc's interface.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_GROWN = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+_GROWN = {
+    _TRIM_THRESHOLD: 64 << 20,
+    _TOP_PAD: 128 << 10,
+    _MMAP_THRESHOLD: 32 << 20,
+    _MMAP_MAX: 65536,
+}
 """What glibc's own adjustment comes to, at most, in a process with large blocks."""
-_KEPT = {_TRIM_THRESHOLD: (1 << 31) - 1, _MMAP_MAX: 0}
+_KEPT = {_TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 64 << 20, _MMAP_MAX: 0}
+"""A thread beside the first has heaps of 64 MB, and gives each back that is empty unless so much
+is to be left over."""
 
 
 def keep_freed_memory() -> bool:

@@ -18,6 +18,7 @@ PAGES_IN_A_GB = (1 << 30) // resource.getpagesize()
 
 PROGRAM = f"""
 import resource, sys
+from concurrent.futures import ThreadPoolExecutor
 import torch
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from downslope.allocation import keep_freed_memory, ordinary_allocation
@@ -34,6 +35,9 @@ found = [pages()]
 assert keep_freed_memory()
 pages()
 found.append(pages())
+with ThreadPoolExecutor(1) as lane:  # has heaps of its own, and what is given back is an empty one
+    lane.submit(pages).result()
+    found.append(lane.submit(pages).result())
 with ordinary_allocation():
     found.append(pages())
 pages()
@@ -46,9 +50,10 @@ print(*found)
 @pytest.mark.skipif(HUGE, reason="this kernel gives every process huge pages, which are few")
 def test_what_is_freed_is_used_again() -> None:
     printed = subprocess.check_output([sys.executable, "-c", PROGRAM], text=True)
-    before, kept, ordinary, again = map(int, printed.split())
+    before, kept, in_a_lane, ordinary, again = map(int, printed.split())
     assert before > 0.5 * PAGES_IN_A_GB
     assert kept < 0.01 * PAGES_IN_A_GB
+    assert in_a_lane < 0.01 * PAGES_IN_A_GB
     # Some of what was kept lies between other things, and stays.
     assert ordinary > 0.05 * PAGES_IN_A_GB
     assert again < 0.01 * PAGES_IN_A_GB
