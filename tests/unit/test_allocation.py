@@ -25,8 +25,9 @@ from downslope.allocation import keep_freed_memory, ordinary_allocation
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for megabytes in 20 * (20, 50):  # above and below the size up to which glibc may adjust
-        torch.empty(megabytes << 20, dtype=torch.uint8).fill_(1)
+    for _ in range(20):  # above and below the size up to which glibc may adjust
+        one, other = (torch.empty(mb << 20, dtype=torch.uint8).fill_(1) for mb in (20, 50))
+        del one, other
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 torch.set_num_threads(1)
@@ -35,7 +36,7 @@ found = [pages()]
 assert keep_freed_memory()
 pages()
 found.append(pages())
-with ThreadPoolExecutor(1) as lane:  # has heaps of its own, and what is given back is an empty one
+with ThreadPoolExecutor(1) as lane:  # whose heaps of 64 MB hold one of them each
     lane.submit(pages).result()
     found.append(lane.submit(pages).result())
 with ordinary_allocation():
