@@ -22,8 +22,8 @@ _GROWN = {
 }
 """What glibc's own adjustment comes to, at most, in a process with large blocks."""
 _KEPT = {_TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 64 << 20, _MMAP_MAX: 0}
-"""A thread beside the first has heaps of at most 64 MB, which grow and go with what they hold unless
-so much is to be left over: with lanes, half of the pages that the first packs had to find."""
+"""A thread beside the first has heaps of at most 64 MB, which grow and go with what they hold
+unless so much is to be left over: half of the pages that the first packs of lanes had to find."""
 
 
 def keep_freed_memory() -> bool:
