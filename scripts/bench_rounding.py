@@ -1,0 +1,49 @@
+"""How far a checkpoint's log-likelihoods move with layout, dtype and device, on real items.
+
+    python scripts/bench_rounding.py CHECKPOINT [--items 300] [--sets neqa,memo-trap]
+
+Each answer is compared with its log-likelihood in float32 on a CPU, in the packs of a study: in
+smaller packs, one request at a time, in float16 and bfloat16, and on a GPU where there is one.
+Items come from the mirror: DOWNSLOPE_MIRROR, or ../shared/data. CHECKPOINT is a folder with a
+trained model and its tokenizer.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
+from downslope.bench.rounding import moved
+from downslope.bench.sets import SETS, find_mirror, read_sets
+from downslope.logs import log_to
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    most = "of each set at most so many, evenly spread (%(default)s)"
+    parser.add_argument("--items", type=int, default=300, metavar="N", help=most)
+    known = "data sets of config/datasets.tsv (%(default)s)"
+    parser.add_argument("--sets", default=",".join(SETS), metavar="A,B", help=known)
+    given = parser.parse_args()
+    if given.items < 1:
+        parser.error("--items: at least 1")
+    with log_to(None):
+        names = [name for name in given.sets.split(",") if name]
+        sets = [
+            bench.thinned(-(-len(bench.items) // given.items))
+            for bench in read_sets(names, find_mirror())
+        ]
+        rows = list(moved(given.checkpoint, sets))
+    width = max(len(row.way) for row in rows)
+    print(f"{'':{width}}  {'set':17}  items  largest   median  decided otherwise")
+    for row in rows:
+        largest, median = (f"{number:.0e}" if number else "0" for number in row[3:5])
+        print(f"{row.way:{width}}  {row.set:17}  {row.items:5}  {largest:>7}  {median:>7}  "
+              f"{row.differ}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
