@@ -53,9 +53,9 @@ def _switch(model: Any) -> Callable[[], None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
+    give_back, widen = take_products(model), narrow_last_layer(model)
     config, own = model.config, model.config._attn_implementation
     config._attn_implementation = NAME
-    widen, give_back = narrow_last_layer(model), take_products(model)
 
     def restore() -> None:
         config._attn_implementation = own

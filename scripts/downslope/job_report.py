@@ -30,8 +30,8 @@ def environment(scorer: Scorer) -> dict[str, Any]:
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "device": str(device),
-        "processor": processor() or platform.machine(),
-        "products": "oneDNN" if by_onednn() and device.type == "cpu" else "torch",
+        "processor": processor() or platform.processor() or platform.machine(),
+        "products": _products(scorer),
         "dtype": str(scorer.dtype).removeprefix("torch."),
         "attention": _attention(scorer),
         "path": scorer.path,
@@ -51,6 +51,12 @@ def _attention(scorer: Scorer) -> str | None:
     if scorer.path == "packed":
         return NAME
     return getattr(scorer.model.config, "_attn_implementation", None)
+
+
+def _products(scorer: Scorer) -> str:
+    # Read whole, a model multiplies as it does by itself; so do dtypes other than float32.
+    on_cpu = scorer.device.type == "cpu" and scorer.dtype == torch.float32
+    return "oneDNN" if by_onednn() and on_cpu and scorer.path != "whole" else "torch"
 
 
 def peak(scorer: Scorer) -> str:

@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 _HEAD_SLACK = 5
 _BRANCH = 32  # tokens of the longest request before another one leaves it
-_COMMON = 32  # tokens of what neighbours have in common: what siblings do to each other shows
+_COMMON = 32  # tokens of what neighbours have in common, unless they share it with others
 _OTHER_HEAD = "its output layer is not the one assumed, or it sees padding"
 
 
@@ -115,11 +115,14 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
     backwards = longest.tokens[::-1]
     leaves = min(_BRANCH, (len(longest.tokens) - longest.answer + 1) // 2)
     away = backwards[: min(12, max(2, len(backwards) // 3))]
-    short = [
-        of_shortest.request(int(_lengths(of_shortest).argmin())),
-        *_brief([fullest.request(number) for number in {max(0, middle - 1), middle}]),
-        Request((*backwards[:12], 0), 1),
-    ]
+    shortest = of_shortest.request(int(_lengths(of_shortest).argmin()))
+    neighbours = [fullest.request(number) for number in {max(0, middle - 1), middle}]
+    neighbours = min(
+        # They may also share their beginning with the others, and would lose that by being cut.
+        (neighbours, _brief(neighbours)),
+        key=lambda some: len(pack_together([longest, shortest, *some])[0].tokens),
+    )
+    short = [shortest, *neighbours, Request((*backwards[:12], 0), 1)]
     branches = [
         Request((*longest.tokens[:leaves], *away), len(away)),
         Request(longest.tokens[: leaves + 2], 1),
@@ -137,7 +140,7 @@ def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack,
     read = [
         pack.tokens[pack.path(int(leaf))] for leaf in leaves[max(0, shortest - 1) : shortest + 1]
     ]
-    nearest = _brief([Request((*pack.stem.tolist(), *path.tolist(), 0), 1) for path in read])
+    nearest = [Request((*pack.stem.tolist(), *path.tolist(), 0), 1) for path in read]
     laid_out, number = pack_together([*requests, *nearest])
     target = laid_out.request_targets[laid_out.request_start[number[-1]]]
     off = np.ones(len(laid_out.tokens), bool)

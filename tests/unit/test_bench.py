@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import bench_engine
-from downslope.bench import harness, own_packs
+from downslope.bench import harness, operations, own_packs
 from downslope.bench.harness import (
     Allowance,
     Tried,
@@ -265,11 +265,28 @@ def test_the_share_is_useful_over_possible_work(byte_tokenizer, monkeypatch):
     scorer = SimpleNamespace(lanes=1, device=torch.device("cpu"))
     scorer.score_packs = lambda some: scored.extend(some) or []
     take = iter([1.0, 100.0, 100.0, 500.0]).__next__
-    rate = SimpleNamespace(take=take, take_torch=lambda: None)
+    rate = SimpleNamespace(take=take, take_torch=lambda: scored.append("torch's own product"))
     # An item reads six bytes and the space before either choice; it and the choice are predicted.
     costs = Costs(token=10, pair=0, row=5, row_pair=0)
     assert share_of_rate(scorer, costs, rate, packs) == 2 * (10 * 7 + 5 * 2) / 400
-    assert scored == packs
+    assert scored == ["torch's own product", *packs]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "by", "torch_s_own"),
+    [(torch.float32, True, 1), (torch.float32, False, 0), (torch.bfloat16, True, 0)],
+)
+def test_the_matrix_rate_is_that_of_the_engine_s_products(dtype, by, torch_s_own, monkeypatch):
+    """torch's own is another one for float32 alone, where the engine's are oneDNN's."""
+    asked = []
+    monkeypatch.setattr(operations, "SIDE", 8)
+    monkeypatch.setattr(operations, "by_onednn", lambda: by)
+    monkeypatch.setattr(operations, "product", lambda *sides: asked.append(sides))
+    rate = MatrixRate(torch.device("cpu"), dtype)
+    asked.clear()
+    assert rate.take() == rate.rates[-1] > 0
+    rate.take_torch()
+    assert (len(asked), len(rate.torch_rates)) == (1, torch_s_own)
 
 
 def test_batches_are_tried_until_they_get_slower(byte_tokenizer):

@@ -13,13 +13,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from downslope import attention, engine, head
+from downslope import attention, engine, head, self_check
 from downslope.attention import attend
 from downslope.engine import LEAST_INNER, Scorer
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
-from downslope.sight import sight_of
+from downslope.sight import Sight, sight_of
 
 VOCABULARY = 97
 
@@ -497,6 +497,53 @@ def test_requests_of_several_hundred_tokens_are_checked_in_one_pack() -> None:
     scorer = Scorer(make("GPTNeoX", **(WIDE | {"max_position_embeddings": 512})))
     assert choose_path(scorer, packs) < 1e-3
     assert scorer.path == "packed"
+
+
+def behind_a_stem(size: int, draw: np.random.Generator) -> list[Pack]:
+    """Packs of short questions behind one long beginning."""
+    stem = draw.integers(0, VOCABULARY, size).tolist()
+    asked = [draw.integers(0, VOCABULARY, 6).tolist() for _ in range(60)]
+    packs, _ = pack_requests([Request((*stem, *tokens), 2) for tokens in asked], 100)
+    assert all(len(pack.stem) == size for pack in packs)
+    return packs
+
+
+@pytest.mark.parametrize("lost_behind", [20, 100, 140])
+def test_what_lies_far_back_in_a_stem_is_looked_at(
+    lost_behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that a part of a pack has only beyond so many tokens of those before it."""
+    own = attention._with_those_before
+
+    def forgetful(sight: Sight, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if sight.before is None:
+            return own(sight, *given)
+        lost = {}
+        for module, (keys, values) in sight.before.items():
+            lost[module] = keys, values.clone()
+            lost[module][1][:, :, : max(0, values.shape[2] - lost_behind)] = 0.0
+        return own(dataclasses.replace(sight, before=lost), *given)
+
+    packs = behind_a_stem(300, np.random.default_rng(3))
+    scorer = Scorer(make("GPTNeoX", **(WIDE | {"max_position_embeddings": 512})))
+    choose_path(scorer, packs)
+    assert scorer.path == "packed"
+    monkeypatch.setattr(attention, "_with_those_before", forgetful)
+    choose_path(scorer, packs)
+    assert scorer.path == "plain"
+
+
+def test_neighbours_are_checked_without_most_of_what_they_have_in_common() -> None:
+    draw = np.random.default_rng(4)
+    packs = behind_a_stem(300, draw)
+    others = [tuple(draw.integers(0, VOCABULARY, size).tolist()) for size in (9, 400)]
+    alone, _ = pack_requests([Request(tokens, 1) for tokens in others], 500)
+    _, (shortest, *neighbours, _) = self_check._sample([*packs, *alone])
+    assert len(shortest.tokens) == 9
+    assert [len(request.tokens) for request in neighbours] == [32 + 6, 32 + 6]
+    # Where the longest begins like them, nothing is won by it.
+    _, (shortest, *neighbours, _) = self_check._sample(packs)
+    assert [len(request.tokens) for request in (shortest, *neighbours)] == 3 * [306]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from architectures import PACKED, PLAIN
-from downslope import head, products
+from downslope import head, job_report, products
 from downslope.engine import Scorer
+from downslope.job_report import environment
 from downslope.packing import Pack, pack_requests
 from downslope.products import by_onednn, product, take_products
 from downslope.protocols import Request
@@ -42,6 +43,9 @@ def small(name: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases are drawn too, which would be 0 and could be forgotten
+                torch.nn.init.normal_(parameter, std=0.25)
     return model.eval()
 
 
@@ -74,7 +78,15 @@ def test_onednn_multiplies_where_mkl_does_not_take_all_of_the_processor(
     assert by_onednn() is expected
 
 
-@pytest.mark.parametrize("bias", [None, torch.randn(48, generator=GENERATOR)])
+@pytest.mark.parametrize(
+    "bias",
+    [
+        None,
+        torch.randn(48, generator=GENERATOR),
+        torch.randn(96, generator=GENERATOR)[::2],
+        torch.randn(1, generator=GENERATOR).expand(48),
+    ],
+)
 @pytest.mark.parametrize("shape", [(70,), (1, 5), (2, 3), (0,)])
 def test_a_product_is_that_of_double_precision(
     shape: tuple[int, ...], bias: torch.Tensor | None, onednn: None
@@ -93,6 +105,14 @@ def test_a_product_is_that_of_double_precision(
 def test_other_dtypes_are_torch_s_affair(dtype: torch.dtype, onednn: None) -> None:
     rows, weight = (torch.randn(8, 16, generator=GENERATOR).to(dtype) for _ in range(2))
     assert torch.equal(product(rows, weight), torch.nn.functional.linear(rows, weight))
+
+
+def test_other_devices_are_torch_s_affair(onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, weight = (torch.empty(size, device="meta") for size in ((8, 16), (4, 16)))
+    asked = []
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: asked.append(given))
+    product(rows, weight)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,15 +142,22 @@ def test_a_model_s_layers_multiply_by_it_and_get_their_own_back(
     assert len(asked) == layers
 
 
+class Added(torch.nn.Linear):
+    """A linear layer that does something else."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows + 1.0
+
+
 def test_a_layer_that_somebody_has_changed_stays_as_it_is(onednn: None) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), Added(4, 4))
     model[1].forward = lambda rows: rows + 1.0
     rows = torch.zeros(1, 4)
     give_back = take_products(model)
     assert "forward" in vars(model[0])
-    assert torch.equal(model[1](rows), rows + 1.0)
+    assert all(torch.equal(model[k](rows), rows + 1.0) for k in (1, 2))
     give_back()
-    assert torch.equal(model[1](rows), rows + 1.0)
+    assert all(torch.equal(model[k](rows), rows + 1.0) for k in (1, 2))
 
 
 @pytest.mark.parametrize("name", ["GPT-NeoX", "GPT-2", "Bloom", "Mamba"])
@@ -156,8 +183,14 @@ def test_scores_are_those_of_torch_s_products(name: str, monkeypatch: pytest.Mon
     np.testing.assert_allclose(found[True], found[False], rtol=1e-5)
     assert asked["output layer"]
     asked["layers"] = 0
-    Scorer(model, "whole").score_pack(packs_of(2)[0])
+    whole = Scorer(model, "whole")
+    whole.score_pack(packs_of(2)[0])
     assert asked["layers"] == 0
+    monkeypatch.setattr(job_report, "by_onednn", lambda: True)
+    assert environment(scorer)["products"] == "oneDNN"
+    assert environment(whole)["products"] == "torch"
+    scorer.model.bfloat16()
+    assert environment(scorer)["products"] == "torch"
 
 
 @pytest.mark.parametrize("name", ["GPT-NeoX", "Bloom"])

@@ -145,7 +145,7 @@ class MatrixRate:
 
     def take_torch(self) -> None:
         """Time torch's own product, where the engine's is another."""
-        if self.device.type == "cpu" and by_onednn():
+        if by_onednn() and (self.device.type, self.dtype) == ("cpu", torch.float32):
             self.torch_rates.append(self._timed(torch.nn.functional.linear))
 
     def _timed(self, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:

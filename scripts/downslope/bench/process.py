@@ -139,5 +139,5 @@ def _peak(scorer: Any) -> int:
 
 
 if __name__ == "__main__":
-    first, folder, plan, dtype, *counts = sys.argv[1:]
-    main(float(first), Path(folder), Path(plan), dtype, *map(int, counts))
+    begun, folder, plan, dtype, *counts = sys.argv[1:]
+    main(float(begun), Path(folder), Path(plan), dtype, *map(int, counts))

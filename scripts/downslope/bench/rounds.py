@@ -3,8 +3,9 @@
     product  Downslope  product  harness  product  Downslope  ...  product
 
 What else the machine does at a time then falls on both sides and on its matrix rate alike; each
-number is the median of its repetitions. Before that the harness tries its batches on a sample, and
-from what the sample took follows which fraction of the set fits into the budget.
+number is the median of its repetitions (the share alone is measured once, see `own_packs`). Before
+that the harness tries its batches on a sample, and from what the sample took follows which fraction
+of the set fits into the budget.
 """
 
 from __future__ import annotations

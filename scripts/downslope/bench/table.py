@@ -23,7 +23,8 @@ class Row:
     seconds         of Downslope: planning (tokenising included) and scoring
     both_seconds    the same under all protocols that the set can be scored under, if timed
     operations      useful ones of the whole set
-    share           of the matrix rate `rate` (operations a second), at packs of the whole set
+    share           of the matrix rate, at packs of the whole set (see `own_packs`)
+    rate            the matrix rate between the fraction's runs, in operations a second
     harness_seconds of the one call; `batch` is the one chosen. None where it did not run, like
                     the largest difference of a log-likelihood, the number of items whose decision
                     differs, and the number on which the harness itself cannot decide (ties)
