@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from architectures import PACKED, PLAIN
-from downslope import head, job_report, products
+from downslope import attention, head, job_report, products
 from downslope.engine import Scorer
 from downslope.job_report import environment
 from downslope.packing import Pack, pack_requests
@@ -208,3 +208,18 @@ def test_products_that_are_wrong_are_found_by_the_self_check(
     choose_path(scorer, packs_of(20))
     assert scorer.path == "whole"
     assert "self-check" in caplog.text
+
+
+def test_a_model_whose_products_cannot_be_taken_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(model: Any) -> None:
+        raise ImportError("no Conv1D")
+
+    model = small("GPT-NeoX")
+    own = model.config._attn_implementation
+    monkeypatch.setattr(attention, "take_products", refuse)
+    with pytest.raises(ImportError):
+        Scorer(model).score_pack(packs_of(2)[0])
+    assert model.config._attn_implementation == own
+    assert not any(module._forward_hooks for module in model.modules())
