@@ -13,17 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # malloc.h; the numbers are part of glibc's interface.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-_GROWN = {
-    _TRIM_THRESHOLD: 64 << 20,
-    _TOP_PAD: 128 << 10,
-    _MMAP_THRESHOLD: 32 << 20,
-    _MMAP_MAX: 65536,
-}
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+_GROWN = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
 """What glibc's own adjustment comes to, at most, in a process with large blocks."""
-_KEPT = {_TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 64 << 20, _MMAP_MAX: 0}
-"""A thread beside the first has heaps of at most 64 MB, which grow and go with what they hold
-unless so much is to be left over: half of the pages that the first packs of lanes had to find."""
+_KEPT = {_TRIM_THRESHOLD: (1 << 31) - 1, _MMAP_MAX: 0, _ARENA_MAX: 1}
+"""One heap for all threads that begin from here on: those of their own come and go with what they
+hold, and what one lane frees is of no use to the other."""
 
 
 def keep_freed_memory() -> bool:

@@ -24,6 +24,7 @@ from downslope.bench.harness import (
     require_harness,
     try_batches,
 )
+from downslope.bench.kernels import Kernels, kernel_seconds, most_pairs
 from downslope.bench.models import SHAPES, Shape
 from downslope.bench.operations import Costs, MatrixRate, Needed
 from downslope.bench.own_packs import drawn, share_of_rate
@@ -32,9 +33,13 @@ from downslope.bench.process import FixedCost, score_in_process
 from downslope.bench.rounds import fraction
 from downslope.bench.sets import Asked, BenchSet, Layout, Work
 from downslope.bench.table import Row, in_proportion, terminal_table
+from downslope.engine import Scorer
 from downslope.errors import StudyError
 from downslope.items import Item
+from downslope.models import load_model
+from downslope.packing import pack_requests
 from downslope.plan import write_plan
+from downslope.protocols import Request
 from downslope.tokenization import FolderTokenizer
 from tiny_study import make_model
 
@@ -62,9 +67,9 @@ def report(*rows: Row, harness: str | None = "0.4.13") -> Report:
     rate.torch_rates = [60e9]
     trials = {("70m", "neqa"): TRIED}
     fixed, memory = ("70m", FixedCost(6.0, 0.5, 5.0)), ("410m", 700_000_000, 1_600_000_000)
-    return Report(
-        list(rows), trials, rate, "float32", harness, 1e-4, "packed", fixed=fixed, memory=memory
-    )
+    kernels = "70m", Kernels(0.5, {"flash": 0.5, "efficient": None, "math": 0.75})
+    given = {"fixed": fixed, "memory": memory, "kernels": kernels}
+    return Report(list(rows), trials, rate, "float32", harness, 1e-4, "packed", **given)
 
 
 def alone(row: Row) -> Row:
@@ -139,6 +144,8 @@ def test_the_page_says_machine_method_and_further_figures():
         "0.50 s of it for the self-check",
         "takes 5.00 s: 1.20 times (aim: at most 1.5).",
         "0.70 GB above the 1.60 GB of weights",
+        "takes 0.50 s by the kernel that torch picks, which is the engine's; flash 0.50 s, math "
+        "0.75 s; refused: efficient.",
         "70m, neqa: 10 of 100 items, 40 requests, 30 of them different; harness tokens/s on a "
         "sample: batch 1 500, batch 4 1,000",
         "16 not tried: the one before was slower",
@@ -152,9 +159,9 @@ def test_the_page_says_machine_method_and_further_figures():
 
 
 def test_what_was_not_measured_is_not_printed():
-    bare = replace(report(replace(ROW, both_seconds=None)), fixed=None, memory=None)
+    bare = replace(report(replace(ROW, both_seconds=None)), fixed=None, memory=None, kernels=None)
     text = terminal_page(bare)
-    assert not any(word in text for word in ("Both protocols", "Fixed cost", "Memory"))
+    assert not any(word in text for word in ("Both protocols", "Fixed cost", "Memory", "Attention"))
     assert "refused" not in text
     assert "self-check refused the packed path: its plain path" in terminal_page(
         replace(bare, path="plain")
@@ -363,6 +370,21 @@ def test_a_scoring_process_reports_its_weights_and_its_peak(tmp_path, monkeypatc
         score_in_process(folder, tmp_path / "p", **given)
 
 
+def test_each_kernel_that_can_is_timed_at_the_pack_with_the_most_pairs(tmp_path):
+    make_model(tmp_path, seed=1)
+    scorer = Scorer(load_model(tmp_path, dtype="float32", device="cpu"))
+    requests = [Request(tuple(range(size)), 1) for size in (30, 90)]
+    packs = [pack for one in requests for pack in pack_requests([one], 100)[0]]
+    assert most_pairs(packs) is packs[1]
+    found = kernel_seconds(scorer, packs[1])
+    assert list(found.by_kernel) == ["flash", "efficient", "cudnn", "math"]
+    # What a CPU has; cuDNN is a GPU's.
+    assert found.by_kernel["flash"] > 0
+    assert found.by_kernel["math"] > 0
+    assert found.by_kernel["cudnn"] is None
+    assert found.chosen > 0
+
+
 @pytest.mark.parametrize("harness", [True, False])
 def test_a_whole_run_on_a_tiny_shape(harness, mirror, monkeypatch, tmp_path, capsys):
     if harness:
@@ -382,6 +404,7 @@ def test_a_whole_run_on_a_tiny_shape(harness, mirror, monkeypatch, tmp_path, cap
         "memo-trap",
         "all in proportion",
         "Both protocols instead of one, gpt-neox-tiny",
+        "Attention, gpt-neox-tiny",
     ):
         assert name in shown
     lines = (tmp_path / "bench.tsv").read_text().split("\n")

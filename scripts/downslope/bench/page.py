@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from downslope.bench.harness import Tried
+from downslope.bench.kernels import Kernels
 from downslope.bench.operations import SIDE, MatrixRate
 from downslope.bench.own_packs import ROUNDS
 from downslope.bench.process import FixedCost
@@ -43,6 +44,7 @@ class Report:
     path: str
     fixed: tuple[str, FixedCost] | None = None
     memory: tuple[str, int, int] | None = None
+    kernels: tuple[str, Kernels] | None = None
 
 
 def machine(report: Report) -> list[str]:
@@ -138,6 +140,16 @@ def further(report: Report) -> Iterator[str]:
         yield (
             f"Memory, {model}: {above / 1e9:.2f} GB above the {weights / 1e9:.2f} GB of weights at "
             f"its peak (aim: at most {MEMORY_GOAL / 1e9:.1f} GB)."
+        )
+    if report.kernels is not None:
+        model, kernels = report.kernels
+        by = kernels.by_kernel.items()
+        times = [f"{kernel} {seconds_text(seconds)} s" for kernel, seconds in by if seconds]
+        refused = [kernel for kernel, seconds in by if seconds is None]
+        yield (
+            f"Attention, {model}: the pack with the most of it takes "
+            f"{seconds_text(kernels.chosen)} s by the kernel that torch picks, which is the "
+            f"engine's; {', '.join(times)}; refused: {', '.join(refused) or 'none'}."
         )
     if report.path != "packed":
         yield f"Downslope's self-check refused the packed path: its {report.path} path was timed."

@@ -19,6 +19,7 @@ import torch
 
 from downslope.allocation import keep_freed_memory
 from downslope.bench.harness import Harness, Tried, require_harness
+from downslope.bench.kernels import kernel_seconds, most_pairs
 from downslope.bench.models import ARCHITECTURES, POSITIONS, SHAPES, known, random_model
 from downslope.bench.operations import MatrixRate, costs_of
 from downslope.bench.page import Report
@@ -175,6 +176,10 @@ def _measure_shape(
     choose_path(scorer, plans[waiting[0].name].packs)
     report.path = report.path if scorer.path == "packed" else scorer.path
     harness = Harness(sides[1], layout.tokenizer) if settings.harness else None
+    if report.kernels is None and scorer.path == "packed":
+        log.info("%s: attention kernels", name)
+        largest = most_pairs([pack for plan in plans.values() for pack in plan.packs])
+        report.kernels = name, kernel_seconds(scorer, largest)
     model = Model(name, settings.dtype, scorer, harness, costs_of(sides[0]), report.rate)
     rows: dict[str, Row] = {}
     trials: dict[tuple[str, str], Sequence[Tried]] = {}
