@@ -16,7 +16,7 @@ from downslope.bench.models import ARCHITECTURES, SHAPES
 from downslope.bench.page import as_frame, markdown_page, terminal_page
 from downslope.bench.rounds import LEAST_ITEMS, TIES
 from downslope.bench.run import Settings, bench
-from downslope.bench.sets import SETS
+from downslope.bench.sets import SETS, named
 from downslope.files import atomic_write
 from downslope.logs import log_to
 from downslope.tsv import write_tsv
@@ -43,20 +43,15 @@ def main() -> None:
     print(f"\nWritten: {given.out}/bench.md, {given.out}/bench.tsv")
 
 
-def names(text: str) -> list[str]:
-    """The parts of `one,other`."""
-    return [part for part in text.split(",") if part]
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", type=names, default=["70m", "410m"], metavar="A,B",
+    parser.add_argument("--shapes", type=named, default=["70m", "410m"], metavar="A,B",
                         help=f"of {', '.join(SHAPES)} (70m,410m)")  # fmt: skip
     parser.add_argument("--architecture", default="gpt-neox", metavar="NAME",
                         help=f"%(default)s, or one of {', '.join(ARCHITECTURES)}")  # fmt: skip
-    parser.add_argument("--sets", type=names, default=list(SETS), metavar="A,B",
+    parser.add_argument("--sets", type=named, default=list(SETS), metavar="A,B",
                         help=f"data sets of config/datasets.tsv ({','.join(SETS)})")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=840,
                         help="for all of it; fractions follow from it, but of each set at least "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
 from downslope.bench.rounding import moved
-from downslope.bench.sets import SETS, find_mirror, read_sets
+from downslope.bench.sets import SETS, find_mirror, named, read_sets
 from downslope.logs import log_to
 
 
@@ -25,24 +25,23 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     most = "of each set at most so many, evenly spread (%(default)s)"
     parser.add_argument("--items", type=int, default=300, metavar="N", help=most)
-    known = "data sets of config/datasets.tsv (%(default)s)"
-    parser.add_argument("--sets", default=",".join(SETS), metavar="A,B", help=known)
+    known = f"data sets of config/datasets.tsv ({','.join(SETS)})"
+    parser.add_argument("--sets", type=named, default=list(SETS), metavar="A,B", help=known)
     given = parser.parse_args()
     if given.items < 1:
         parser.error("--items: at least 1")
+    if not given.checkpoint.is_dir():
+        parser.error(f"CHECKPOINT: there is no folder {given.checkpoint}")
     with log_to(None):
-        names = [name for name in given.sets.split(",") if name]
         sets = [
             bench.thinned(-(-len(bench.items) // given.items))
-            for bench in read_sets(names, find_mirror())
+            for bench in read_sets(given.sets, find_mirror())
         ]
-        rows = list(moved(given.checkpoint, sets))
-    width = max(len(row.way) for row in rows)
-    print(f"{'':{width}}  {'set':17}  items  largest   median  decided otherwise")
-    for row in rows:
-        largest, median = (f"{number:.0e}" if number else "0" for number in row[3:5])
-        print(f"{row.way:{width}}  {row.set:17}  {row.items:5}  {largest:>7}  {median:>7}  "
-              f"{row.differ}")  # fmt: skip
+        print(f"{'':39}  {'set':17}  items  largest   median  decided otherwise")
+        for row in moved(given.checkpoint, sets):  # minutes: each line as soon as it is known
+            largest, median = (f"{number:.0e}" if number else "0" for number in row[3:5])
+            print(f"{row.way:39}  {row.set:17}  {row.items:5}  {largest:>7}  {median:>7}  "
+                  f"{row.differ}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def ordinary_allocation() -> Iterator[None]:
-    """Inside, memory is taken and given back as in a process that has asked for nothing; behind,
-    it is kept."""
+    """Inside, memory is taken and given back as in a process that has asked for nothing, but for
+    the one heap, on which glibc does not go back; behind, it is kept."""
     if _set(_GROWN):
         ctypes.CDLL(None).malloc_trim(0)  # what has been kept so far would go on being used
     try:

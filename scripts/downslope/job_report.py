@@ -16,7 +16,7 @@ from downslope.attention import NAME
 from downslope.engine import Scorer
 from downslope.packing import computed_tokens
 from downslope.process import cores, peak_memory, processor
-from downslope.products import by_onednn
+from downslope.products import onednn_multiplies
 from downslope.store import TaskJob, unfinished
 
 LONG = 1e13
@@ -54,9 +54,9 @@ def _attention(scorer: Scorer) -> str | None:
 
 
 def _products(scorer: Scorer) -> str:
-    # Read whole, a model multiplies as it does by itself; so do dtypes other than float32.
-    on_cpu = scorer.device.type == "cpu" and scorer.dtype == torch.float32
-    return "oneDNN" if by_onednn() and on_cpu and scorer.path != "whole" else "torch"
+    # Read whole, a model multiplies as it does by itself.
+    other = onednn_multiplies(scorer.dtype, scorer.device) and scorer.path != "whole"
+    return "oneDNN" if other else "torch"
 
 
 def peak(scorer: Scorer) -> str:

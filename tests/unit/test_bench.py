@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import bench_engine
-from downslope.bench import harness, operations, own_packs
+from downslope import products
+from downslope.bench import harness, kernels, operations, process
 from downslope.bench.harness import (
     Allowance,
     Tried,
@@ -30,8 +32,8 @@ from downslope.bench.operations import Costs, MatrixRate, Needed
 from downslope.bench.own_packs import drawn, share_of_rate
 from downslope.bench.page import Report, as_frame, markdown_page, terminal_page
 from downslope.bench.process import FixedCost, score_in_process
-from downslope.bench.rounds import fraction
-from downslope.bench.sets import Asked, BenchSet, Layout, Work
+from downslope.bench.rounds import Model, Rounds, Run, _row, fraction
+from downslope.bench.sets import Asked, BenchSet, Layout, Work, named, read_sets
 from downslope.bench.table import Row, in_proportion, terminal_table
 from downslope.engine import Scorer
 from downslope.errors import StudyError
@@ -267,7 +269,7 @@ def test_the_share_is_useful_over_possible_work(byte_tokenizer, monkeypatch):
     packs = layout.plan(BenchSet("quiz", items)).packs
     assert len(packs) == 2
     clock = iter([10.0, 14.0])
-    monkeypatch.setattr(own_packs.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(operations.time, "perf_counter", lambda: next(clock))
     scored = []
     scorer = SimpleNamespace(lanes=1, device=torch.device("cpu"))
     scorer.score_packs = lambda some: scored.extend(some) or []
@@ -287,7 +289,7 @@ def test_the_matrix_rate_is_that_of_the_engine_s_products(dtype, by, torch_s_own
     """torch's own is another one for float32 alone, where the engine's are oneDNN's."""
     asked = []
     monkeypatch.setattr(operations, "SIDE", 8)
-    monkeypatch.setattr(operations, "by_onednn", lambda: by)
+    monkeypatch.setattr(products, "by_onednn", lambda: by)
     monkeypatch.setattr(operations, "product", lambda *sides: asked.append(sides))
     rate = MatrixRate(torch.device("cpu"), dtype)
     asked.clear()
@@ -352,6 +354,11 @@ def test_refusals_are_a_sentence_and_status_1(options, message, monkeypatch, tmp
     assert "Traceback" not in caplog.text
 
 
+def test_no_data_set_at_all_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"no data set is named.*truthfulqa, memo-trap"):
+        read_sets(named(","), tmp_path)
+
+
 def test_a_scoring_process_reports_its_weights_and_its_peak(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoint"
     make_model(folder, seed=1)
@@ -383,6 +390,69 @@ def test_each_kernel_that_can_is_timed_at_the_pack_with_the_most_pairs(tmp_path)
     assert found.by_kernel["math"] > 0
     assert found.by_kernel["cudnn"] is None
     assert found.chosen > 0
+
+
+def test_a_kernel_that_runs_out_of_memory_changes_nothing_for_the_others(tmp_path, monkeypatch):
+    make_model(tmp_path, seed=1)
+    scorer = Scorer(load_model(tmp_path, dtype="float32", device="cpu"))
+    (pack,), _ = pack_requests([Request(tuple(range(90)), 1)], 100)
+    own = Scorer._packed
+
+    def scarce(self, pack):
+        if kernels.sdpa_kernel.last is kernels.KERNELS["math"] and self.inner is None:
+            self._pass.tokens, self._pass.least = 90, 16
+            raise torch.OutOfMemoryError("out of memory")
+        return own(self, pack)
+
+    @contextlib.contextmanager
+    def noted(kernel):
+        noted.last = kernel
+        yield
+        noted.last = None
+
+    noted.last = None
+    monkeypatch.setattr(kernels, "sdpa_kernel", noted)
+    monkeypatch.setattr(Scorer, "_packed", scarce)
+    found = kernel_seconds(scorer, pack)
+    assert found.by_kernel["math"] is None
+    assert found.by_kernel["flash"] > 0
+    assert found.chosen > 0
+    assert scorer.inner is None
+
+
+def test_a_process_scores_as_many_packs_as_it_is_told(tmp_path, monkeypatch, capsys):
+    make_model(tmp_path / "model", seed=1)
+    layout = Layout(tmp_path / "model", FolderTokenizer(tmp_path / "model"), 100, 8)
+    items = [Item(k, f"{k}23456", ("a", "b"), (0,), mc1=(0, 1)) for k in range(4)]
+    plan = layout.plan(BenchSet("quiz", items))
+    assert len(plan.packs) == 4
+    write_plan(plan, tmp_path / "p")
+    scored, own = [], Scorer.score_packs
+
+    def counted(self, packs):
+        scored.append(len(packs))
+        return own(self, packs)
+
+    monkeypatch.setattr(Scorer, "score_packs", counted)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr("downslope.scoring.keep_freed_memory", lambda: None)
+    for packs, others in ((1, 0), (3, 2)):
+        scored.clear()
+        process.main(0.0, tmp_path / "model", tmp_path / "p", "float32", 1, packs)
+        assert scored == [1, 1, others]  # the first one twice
+    assert '"check"' in capsys.readouterr().out
+
+
+def test_operations_of_a_row_are_those_of_the_whole_set(byte_tokenizer):
+    layout = Layout(byte_tokenizer, FolderTokenizer(byte_tokenizer), 100, 64)
+    items = [Item(k, f"{k}23456", ("a", "b"), (0,), mc1=(0, 1)) for k in range(4)]
+    whole = BenchSet("quiz", items)
+    part, done = whole.thinned(2), Rounds(rates=[1.0])
+    done.one.append(Run(layout.plan(part), 1.0, 2.0, np.zeros(4, np.float32)))
+    model = Model("70m", "float32", None, None, Costs(1, 0, 0, 0), None)
+    row = _row(model, part, layout.work(whole, layout.plan(whole)), layout, done, 0.5, [])
+    assert row.operations == 4 * 7  # six bytes and a space for each item
+    assert row.share == 0.5
 
 
 @pytest.mark.parametrize("harness", [True, False])

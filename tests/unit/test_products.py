@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from architectures import PACKED, PLAIN
-from downslope import attention, head, job_report, products
+from downslope import attention, head, products
 from downslope.engine import Scorer
 from downslope.job_report import environment
 from downslope.packing import Pack, pack_requests
@@ -186,7 +186,6 @@ def test_scores_are_those_of_torch_s_products(name: str, monkeypatch: pytest.Mon
     whole = Scorer(model, "whole")
     whole.score_pack(packs_of(2)[0])
     assert asked["layers"] == 0
-    monkeypatch.setattr(job_report, "by_onednn", lambda: True)
     assert environment(scorer)["products"] == "oneDNN"
     assert environment(whole)["products"] == "torch"
     scorer.model.bfloat16()

@@ -75,10 +75,20 @@ def test_the_script_prints_a_line_for_each_way(
     assert all(line.split("  ")[-1] == "0" for line in lines[:2])
 
 
-def test_a_number_of_items_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["model", "--items", "0"], "--items: at least 1"),
+        (["no/such/model"], "there is no folder no/such/model"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_read(
+    given: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench_rounding.py", "model", "--items", "0"])
+    monkeypatch.setattr(sys, "argv", ["bench_rounding.py", *given])
     with pytest.raises(SystemExit):
         bench_rounding.main()
-    assert "--items: at least 1" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

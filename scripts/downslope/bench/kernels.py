@@ -6,13 +6,12 @@ one would be faster.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from downslope.bench.operations import wait_for
+from downslope.bench.operations import seconds_of
 from downslope.engine import Scorer
 from downslope.packing import Pack
 
@@ -26,9 +25,10 @@ _REPEATED = 2
 
 
 class Kernels(NamedTuple):
-    """Seconds that a pack takes with torch's choice and by each kernel; None where it refuses."""
+    """Seconds that a pack takes with torch's choice and by each kernel; None where it refuses, or
+    needs more memory than there is."""
 
-    chosen: float
+    chosen: float | None
     by_kernel: dict[str, float | None]
 
 
@@ -40,9 +40,12 @@ def most_pairs(packs: Sequence[Pack]) -> Pack:
 def kernel_seconds(scorer: Scorer, pack: Pack) -> Kernels:
     """Time a pack of the packed path; of repetitions, the fastest counts."""
 
-    def taken() -> float:
-        scorer.score_pack(pack)
-        return min(_seconds(lambda: scorer.score_pack(pack), scorer) for _ in range(_REPEATED))
+    def taken() -> float | None:
+        # One of its own: where memory runs out, a scorer takes smaller parts from there on.
+        own = Scorer(scorer.model, narrow=scorer.narrow)
+        own.score_pack(pack)
+        times = [seconds_of(lambda: own.score_pack(pack), own.device) for _ in range(_REPEATED)]
+        return min(times) if own.inner is None else None
 
     by_kernel: dict[str, float | None] = {}
     for name, kernel in KERNELS.items():
@@ -52,11 +55,3 @@ def kernel_seconds(scorer: Scorer, pack: Pack) -> Kernels:
             except RuntimeError:  # that it takes no mask, no such dtype, or not this device
                 by_kernel[name] = None
     return Kernels(taken(), by_kernel)
-
-
-def _seconds(work: Callable[[], object], scorer: Scorer) -> float:
-    wait_for(scorer.device)
-    begun = time.perf_counter()
-    work()
-    wait_for(scorer.device)
-    return time.perf_counter() - begun

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from downslope.products import by_onednn, product
+from downslope.products import onednn_multiplies, product
 from downslope.protocols import Request
 
 SIDE = 4096
@@ -145,17 +145,17 @@ class MatrixRate:
 
     def take_torch(self) -> None:
         """Time torch's own product, where the engine's is another."""
-        if by_onednn() and (self.device.type, self.dtype) == ("cpu", torch.float32):
+        if onednn_multiplies(self.dtype, self.device):
             self.torch_rates.append(self._timed(torch.nn.functional.linear))
 
     def _timed(self, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
         count = _AT_ONCE[self.device.type]
-        wait_for(self.device)
-        begun = time.perf_counter()
-        for _ in range(count):
-            multiply(self._one, self._other)
-        wait_for(self.device)
-        return count * 2 * SIDE**3 / (time.perf_counter() - begun)
+
+        def work() -> None:
+            for _ in range(count):
+                multiply(self._one, self._other)
+
+        return count * 2 * SIDE**3 / seconds_of(work, self.device)
 
     @property
     def median(self) -> float:
@@ -165,6 +165,15 @@ class MatrixRate:
     def seconds(self) -> float:
         """What taking it once costs."""
         return _AT_ONCE[self.device.type] * 2 * SIDE**3 / self.median
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """How long the device takes for some work."""
+    wait_for(device)
+    begun = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - begun
 
 
 def wait_for(device: torch.device) -> None:

@@ -6,13 +6,12 @@ computed at a time one is easily left over.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
 
-from downslope.bench.operations import Costs, MatrixRate, needed, wait_for
+from downslope.bench.operations import Costs, MatrixRate, needed, seconds_of
 from downslope.engine import Scorer
 from downslope.packing import Pack
 
@@ -36,16 +35,15 @@ def share_of_rate(scorer: Scorer, costs: Costs, rate: MatrixRate, packs: Sequenc
     requests = [
         pack.request(number) for pack in few for number in range(len(pack.request_start) - 1)
     ]
-    if scorer.device.type == "cuda":
-        # A GPU loads a kernel when it is first asked for one.
+
+    def score() -> None:
         for _ in scorer.score_packs(few):
             pass
+
+    if scorer.device.type == "cuda":
+        score()  # a GPU loads a kernel when it is first asked for one
     rate.take_torch()
     rates = [rate.take() for _ in range(_PRODUCTS)]
-    begun = time.perf_counter()
-    for _ in scorer.score_packs(few):
-        pass
-    wait_for(scorer.device)
-    seconds = time.perf_counter() - begun
+    seconds = seconds_of(score, scorer.device)
     rates += [rate.take() for _ in range(_PRODUCTS)]
     return costs.of(needed(requests)) / seconds / median(rates)

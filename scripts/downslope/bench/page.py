@@ -148,7 +148,7 @@ def further(report: Report) -> Iterator[str]:
         refused = [kernel for kernel, seconds in by if seconds is None]
         yield (
             f"Attention, {model}: the pack with the most of it takes "
-            f"{seconds_text(kernels.chosen)} s by the kernel that torch picks, which is the "
+            f"{seconds_text(kernels.chosen) or '?'} s by the kernel that torch picks, which is the "
             f"engine's; {', '.join(times)}; refused: {', '.join(refused) or 'none'}."
         )
     if report.path != "packed":

@@ -33,6 +33,11 @@ TOKENIZER = "pythia_tokenizer/tokenizer.json"
 PROTOCOL = "michaelov2023"
 
 
+def named(text: str) -> list[str]:
+    """The parts of `one,other`."""
+    return [part for part in text.split(",") if part]
+
+
 def find_mirror() -> Path:
     """The folder of data sets: DOWNSLOPE_MIRROR, or ../shared/data beside the repository.
 
@@ -72,8 +77,11 @@ class BenchSet:
 def read_sets(names: Sequence[str], mirror: Path) -> list[BenchSet]:
     """The named data sets of the register from the mirror, however many items its files hold.
 
-    Raises StudyError for a name that the register lacks and for a file that the mirror lacks.
+    Raises StudyError for no name at all, for one that the register lacks, and for a file that the
+    mirror lacks.
     """
+    if not names:
+        raise StudyError("no data set is named", remedy=f"Name some of {', '.join(SETS)}.")
     register = {
         row["dataset"]: row
         for row in read_table(ROOT / "config/datasets.tsv", "datasets")
