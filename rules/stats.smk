@@ -105,6 +105,7 @@ rule write_verdicts:
     params:
         families=DECLARED,
         titles=TITLES,
+        causes={task.task: task.cause for task in STUDY.reported},
         better=STUDY.better,
         robust=STUDY.robust,
         level=config["level"],

@@ -29,6 +29,10 @@ _METHODS = (
     "jackknife allow for the dependence of a run's checkpoints; two-stage fits a line per run and "
     "compares the lines; wild flips the signs of whole runs; item resamples the items."
 )
+_CAUSES = (
+    "A cause is what is thought to lead models astray on a task (tasks.tsv; four of them are those "
+    "of McKenzie et al. 2023). It groups the tasks and is not tested."
+)
 _LARGER = {FALLS: "worse", RISES: "better"}
 
 
@@ -50,7 +54,7 @@ def as_markdown(
     for family, rows in table.groupby("tests", sort=False):
         if table["tests"].nunique() > 1:
             lines += [f"## {family}", ""]
-        lines += [*_answer(rows), "", *_table(rows), ""]
+        lines += [*_answer(rows), "", *_table(rows), "", *_by_cause(rows)]
         lines += [f"- **{_plain(r.title)}.** {_plain(r.verdict)}" for r in rows.itertuples()]
         lines += [""]
     lines += ["## How to read this", ""]
@@ -111,6 +115,21 @@ def _table(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _by_cause(rows: pd.DataFrame) -> list[str]:
+    """What gets worse, cause by cause; nothing where the tasks have one cause."""
+    if rows["cause"].nunique() < 2:
+        return []
+    falls = {words: rows[effect] == FALLS for effect, words in _EFFECTS.items()}
+    shown = {f"Gets worse {words}": found for words, found in falls.items()}
+    shown["Neither is established"] = ~pd.concat(falls, axis=1).any(axis=1)
+    lines = [f"| Cause | {' | '.join(shown)} |", "|" + " :--- |" * (1 + len(shown))]
+    for cause, of_cause in rows.groupby("cause", sort=False):
+        named = [of_cause.loc[found[of_cause.index], "title"] for found in shown.values()]
+        cells = [_plain(cause), *(", ".join(map(_plain, titles)) or "–" for titles in named)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def _effect(row: Mapping[Any, Any], effect: str) -> str:
     """`**falls** −14.5 points (95% −20.1 to −8.9), 5 of 5`"""
     word = str(row[effect])
@@ -129,6 +148,7 @@ def _count(row: Mapping[Any, Any], effect: str) -> str:
 
 def _reading(table: pd.DataFrame, robust: str, level: float) -> list[str]:
     counts = {(row.n, row.expected) for row in table.itertuples()}
+    causes = [_CAUSES] if table.groupby("tests")["cause"].nunique().max() > 1 else []
     used = " and ".join(f"{n} of {expected}" for n, expected in sorted(counts))
     return [
         f"The judge is the method {robust}: an effect is stated where its p, corrected over the "
@@ -143,6 +163,7 @@ def _reading(table: pd.DataFrame, robust: str, level: float) -> list[str]:
         "other; in larger models: how the slope over training changes per tenfold increase in "
         "parameters. A point is a hundredth of the metric.",
         _ITEMS[bool(table["own_trends"].ne("").any())],
+        *causes,
         f"Checkpoints used: {used}.",
     ]
 

@@ -81,6 +81,7 @@ def verdicts(
     run_trends: pd.DataFrame,
     outcomes: Mapping[str, Sequence[str]],
     titles: Mapping[str, str],
+    causes: Mapping[str, str],
     better: Mapping[str, str],
     *,
     robust: str,
@@ -89,7 +90,8 @@ def verdicts(
     """The verdict table: a row per declared outcome, families in order.
 
     `outcomes` maps declared families to outcomes `task/protocol/metric`, `titles` tasks to printed
-    names, `better` metrics to `higher` or `lower`. Numbers are those of `robust`; `*_methods`
+    names, `causes` tasks to what is said to make models fail, `better` metrics to `higher` or
+    `lower`. Numbers are those of `robust`; `*_methods`
     names every method that finds the effect, `own_trends` the runs that fall during training on
     these items, `shape_*` the shape on each axis, `verdict` says all of it in words.
     """
@@ -112,6 +114,7 @@ def verdicts(
             row: dict[str, Any] = {
                 "task": outcome.task,
                 "title": title,
+                "cause": causes[outcome.task],
                 **_labels(outcome),
                 "tests": family,
             }

@@ -144,6 +144,7 @@ def table(
         runs(0.5, 0.5, 0.01) if run_trends is None else run_trends,
         {"main": ["t/p/accuracy"]},
         {"t": "Memo Trap"},
+        {"t": "Strong Prior"},
         {"accuracy": "higher", "margin": "higher"},
         robust="jackknife",
         level=0.05,
@@ -277,6 +278,7 @@ def test_a_metric_that_is_better_when_lower_is_announced():
         runs(0.5).assign(metric="other"),
         {"main": ["t/p/brier"]},
         {"t": "Memo Trap"},
+        {"t": "Strong Prior"},
         {"brier": "lower", "margin": "higher"},
         robust="jackknife",
         level=0.05,
@@ -294,6 +296,28 @@ def test_the_page_names_what_cannot_be_told_and_claims_nothing():
     page = as_markdown(table(blind), title="x", robust="jackknife", level=0.05, level_notes={})
     assert "Gets worse with size: none established." in page
     assert "Cannot tell with size: Memo Trap." in page
+
+
+def test_the_page_says_of_each_cause_what_gets_worse():
+    one = table(ALL_FALL)
+    others = [
+        {"title": "Redefine", "size": NOT_ESTABLISHED, "training": RISES},
+        {"title": "NeQA|2", "cause": "Distractor Task", "size": NO_CLEAR_CHANGE},
+        {"title": "Sig Figs", "cause": "Distractor Task", "training": CANNOT_TELL},
+    ]
+    rows = pd.concat([one, *(one.assign(**other) for other in others)], ignore_index=True)
+    given = {"title": "x", "robust": "jackknife", "level": 0.05, "level_notes": {}}
+    lines = as_markdown(rows, **given).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| Cause"))
+    assert lines[first + 2 : first + 5] == [
+        "| Strong Prior | Memo Trap | Memo Trap | Redefine |",
+        "| Distractor Task | Sig Figs | NeQA\\|2 | – |",
+        "",
+    ]
+    assert any(line.startswith("- A cause is what is thought") for line in lines)
+    assert "ause" not in as_markdown(one, **given), "one cause divides nothing"
+    apart = rows.assign(tests=rows["cause"])
+    assert "ause" not in as_markdown(apart, **given), "nor does one in each family of tests"
 
 
 def checkpoints(*runs_: tuple[str, float, int, int]) -> list[dict[str, object]]:
