@@ -13,7 +13,7 @@ from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.locked import Lock, local_files
 from downslope.study import load_study
-from downslope.study_checks import require_within
+from downslope.study_checks import lone_checkpoints, require_within
 from downslope.touched import refuse_touched
 
 # The jobs of a large study are hundreds of thousands of objects, all of which stay: looking for
@@ -38,6 +38,10 @@ try:
     }
 except StudyError as error:
     raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process:
+    for sentence in lone_checkpoints(STUDY.usable, Path("config/checkpoints.tsv")):
+        logger.warning(sentence)
 
 CKPTS = [row.ckpt for row in STUDY.usable]
 TASKS = sorted(STUDY.by_task)

@@ -4,6 +4,7 @@ for the first thing that is wrong, naming file, line and remedy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -27,6 +28,9 @@ _NEEDED = {
     "import": (),
     "harness": ("harness",),
 }
+
+_SEVERAL = 3
+"""Checkpoints of a run, of which a trend can be estimated."""
 
 _COLUMNS = ("item", "protocol", "metric", "replicate")
 """Names that no checkpoint may have."""
@@ -75,6 +79,21 @@ def check_checkpoints(rows: list[Checkpoint], config: Mapping[str, Any], path: P
                 where=f"{path}, line {after.line} ({after.ckpt})",
                 remedy="Within a run, tokens grow with steps; mend one of the two rows.",
             )
+
+
+def lone_checkpoints(rows: Sequence[Checkpoint], path: Path) -> list[str]:
+    """Sentences about runs of one checkpoint, unless they outnumber those of several: a slip of the
+    pen in family, parameters or seed passes for a run of its own."""
+    runs = Counter(row.run for row in rows)
+    alone = [row for row in rows if runs[row.run] == 1]
+    if len(alone) > sum(count >= _SEVERAL for count in runs.values()):
+        return []
+    return [
+        f"{path}, line {row.line} ({row.ckpt}): it is the only checkpoint of its run (family "
+        f"{row.family}, {row.parameters} parameters, seed {row.seed}), where others have "
+        f"{_SEVERAL} or more. Is one of the three misspelt?"
+        for row in alone
+    ]
 
 
 def require_within(row: Checkpoint, size: int, budget_gb: float) -> None:

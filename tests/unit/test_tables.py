@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from downslope.errors import StudyError
 from downslope.study import Study, load_study
+from downslope.study_checks import lone_checkpoints
 from downslope.tables import read_yaml
 from tiny_study import checkpoint_row
 
@@ -169,6 +171,20 @@ def test_numbers_may_be_written_with_an_exponent(place: Path) -> None:
     edit(place / "config/checkpoints.tsv", lambda text: text.replace("\t100\t", "\t1.0e2\t", 1))
     row = load_study(place).checkpoints[0]
     assert (row.parameters, row.tokens) == (8000, 100)
+
+
+def test_a_slip_that_makes_a_run_of_its_own_is_told(pytestconfig: pytest.Config) -> None:
+    rows = load_study(pytestconfig.rootpath).checkpoints
+    path = Path("checkpoints.tsv")
+    assert lone_checkpoints(rows, path) == []
+    slip = replace(rows[3], parameters=rows[3].parameters // 10)
+    (said,) = lone_checkpoints([*rows[:3], slip, *rows[4:]], path)
+    assert said.startswith(f"checkpoints.tsv, line {slip.line} ({slip.ckpt}): it is the only")
+    assert f"family pythia, {slip.parameters} parameters, seed 1234" in said
+    last = {row.run: row for row in rows}
+    assert lone_checkpoints([*last.values()], path) == [], "a study of final checkpoints"
+    assert lone_checkpoints([*rows[:8], *list(last.values())[1:3]], path) == [], "two beside a run"
+    assert lone_checkpoints([], path) == []
 
 
 def test_a_fraction_is_no_whole_number(place: Path) -> None:

@@ -121,6 +121,14 @@ def test_a_removed_checkpoint_costs_only_the_aggregates(study: Path) -> None:
     assert jobs(study) == AGGREGATES
 
 
+def test_a_checkpoint_with_a_slip_in_its_run_is_told(study: Path) -> None:
+    rows = [checkpoint_row(w, s) for w in (8, 16) for s in (1, 2, 4)]
+    rows[1]["parameters"] = 800
+    write_tsv_rows(study / "config/checkpoints.tsv", COLUMNS, rows)
+    printed = snakemake(study, "--dry-run")
+    assert "line 3 (w8-s2): it is the only checkpoint of its run (family" in printed
+
+
 def test_a_task_left_out_of_the_report_costs_only_the_aggregates(study: Path) -> None:
     edit(study / "config/tasks.tsv", "Beta\tControl\taccuracy=0.5\tmichaelov2023,mckenzie2023\tyes",
          "Beta\tControl\taccuracy=0.5\tmichaelov2023,mckenzie2023\tno")  # fmt: skip
