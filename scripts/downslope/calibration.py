@@ -14,10 +14,11 @@ The rule. A method keeps its level where, in every setting (each rho),
   exact test would exceed two errors too often.
 
 The default is the robust method that keeps its level and finds the largest share of the planted
-interactions after Benjamini-Hochberg, averaged over the settings. A method that finds fewer than
-1 % of them has no say while another finds more: with few runs the wild bootstrap keeps its level
-because its p cannot be small enough to reject. Where no other method keeps its level, it is the
-one whose error by Holm is least at its worst; `level_notes` then says that it does not.
+interactions after Benjamini-Hochberg, averaged over the settings. A method that finds none at all
+has no say while another finds some: with few runs the wild bootstrap keeps its level because its p
+cannot be small enough to reject. One that finds few has: that a study is too small is no reason
+to trust a test that errs. Where no other method keeps its level, it is the one whose error by Holm
+is least at its worst; `level_notes` then says that it does not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ SHIPPED = Path(__file__).resolve().parents[2] / "config" / "calibration.tsv"
 
 LEVEL = 0.05
 SINGLE_LIMIT = 0.075
-LEAST_POWER = 0.01
+FEW = 0.01
+"""The share of planted interactions below which a study is said to be too small."""
 ROBUST = ("cluster", "jackknife", "two-stage", "wild")
 SINGLE = tuple(f"rate_{effect}" for effect in EFFECTS)
 PROMISED = ("fwer_holm", "any_bh", "any_by", "fdr_bh")
@@ -86,7 +88,7 @@ def default_method(table: pd.DataFrame) -> str:
     power, worst = by_method["power_bh"].mean(), by_method["fwer_holm"].max()
     kept = keeps_level(robust)
     keeping = np.array([kept[method] == "yes" for method in power.index])
-    able = (power >= LEAST_POWER).to_numpy()
+    able = (power > 0).to_numpy()
     if (keeping & able).any():
         return str(power[keeping & able].idxmax())
     return str(worst[able].idxmin() if able.any() else power.idxmax())
@@ -131,11 +133,11 @@ def as_markdown(table: pd.DataFrame) -> str:
     fewer = families[families["panels"] < panels].drop_duplicates("method")
     other = "".join(f" ({row.method}: {row.panels})" for row in fewer.itertuples())
     error = float(np.sqrt(LEVEL * (1 - LEVEL) / panels))
-    why = (
-        "which finds most among those that keep their level."
-        if kept[chosen] == "yes"
-        else "whose error by Holm is least; none that finds anything keeps its level."
-    )
+    why = "which finds most among those that keep their level."
+    if kept[chosen] != "yes":
+        why = "whose error by Holm is least; none that finds anything keeps its level."
+    elif families.loc[families["method"] == chosen, "power_bh"].mean() < FEW:
+        why += " It finds next to nothing: these checkpoints are too few."
     notes = [
         "parameters, tokens, interaction: single tests rejected without any effect; own-trend rows "
         "test one run's trend over training, and have no family.",

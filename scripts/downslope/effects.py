@@ -63,13 +63,13 @@ def fit_effects(
         panel = _panel(
             by_outcome.get(tuple(outcome), used.iloc[:0]), _resampled(replicates, outcome)
         )
-        facts = {"tests": tests, "n": len(panel), "expected": len(checkpoints), "runs": panel.runs}
         for method in methods:
             estimates = METHODS[method](panel)
             scaled = _per_tenfold(panel, estimates)
             for effect, estimate, units in zip(EFFECTS, estimates, scaled, strict=True):
                 labels = {**outcome._asdict(), "method": method, "effect": effect}
-                rows.append({**labels, **vars(estimate), **facts, **units})
+                numbers = vars(estimate) | units | {"tests": tests, "expected": len(checkpoints)}
+                rows.append(labels | numbers | _used(panel, estimate))
     effects = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in CORRECTIONS])
     for _, group in effects.groupby(["tests", "method"], sort=False):
         for column, values in corrected(group["p"].to_numpy(dtype=np.float64)).items():
@@ -125,6 +125,12 @@ def _panel(cells: pd.DataFrame, resampled: pd.DataFrame | None) -> Panel:
         se=cells["se"].to_numpy(dtype=np.float64, na_value=np.nan),
         replicates=replicates,
     )
+
+
+def _used(panel: Panel, estimate: Estimate) -> dict[str, int]:
+    """Cells and runs that an estimate rests on."""
+    used = panel.run[~np.isin(panel.run, estimate.left_out)]
+    return {"n": len(used), "runs": len(np.unique(used))}
 
 
 def _resampled(replicates: Replicates | None, outcome: Outcome) -> pd.DataFrame | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from downslope.figure_names import Row, reasons, sentence, signed, turned_sentence
+from downslope.figure_names import Row, reasons, signed, turned_sentence
+from downslope.panel import LEFT_OUT
 
 OTHER_QUESTION = "item"
 MIXED = "sd of the value"
@@ -39,9 +40,9 @@ def forest_caption(marks: pd.DataFrame, rows: Sequence[Row], robust: str, unit: 
         sentences.append(f"Without a line ({without}): no interval can be given.")
     if drawn["beyond"].any():
         sentences.append("Arrowheads: the interval goes on.")
-    noted = drawn[drawn["status"].str.startswith("left out")]
+    noted = drawn[drawn["status"].str.startswith(LEFT_OUT)]
     if len(noted):
-        sentences.append(sentence(_listed(noted, rows, marks)))
+        sentences.append(f"Left out: {_listed(noted, rows, marks)}.")
     stuck = drawn[drawn["stuck"]]
     if len(stuck):
         why = "; ".join(_after(status) for status in stuck["status"].unique())

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 EFFECTS = ("parameters", "tokens", "interaction")
+# How the status of an estimate begins that does not rest on all runs.
+LEFT_OUT = "left out: "
 # What names a training run, the unit that robust methods cluster by.
 RUN = ["family", "parameters", "seed"]
 # An intercept and three slopes: with fewer cells no residual is left to estimate an error from.

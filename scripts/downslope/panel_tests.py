@@ -49,10 +49,10 @@ def p_values(method: str, grid: Grid, values: FloatArray, draws: int | None = No
     if method == "jackknife":
         return _student(robust.cr3(design, values, grid.run), runs - 1)[1:]
     if method == "two-stage":
-        without = robust.runs_without_slope(grid.tokens, grid.run)
+        _, size, tokens, _ = design.T
+        without = robust.runs_without_slope(tokens, grid.run)
         used = ~np.isin(grid.run, without)
-        _, size, tokens, _ = design[used].T
-        fits = robust.two_stage(size, tokens, values[used], grid.run[used])
+        fits = robust.two_stage(size[used], tokens[used], values[used], grid.run[used])
         return _student(fits, runs - len(without) - 2)
     if method == "wild":
         columns = range(1, 1 + len(EFFECTS))

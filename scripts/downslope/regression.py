@@ -23,6 +23,7 @@ from statsmodels.regression.linear_model import OLS
 from downslope import robust
 from downslope.panel import (
     EFFECTS,
+    LEFT_OUT,
     FloatArray,
     Panel,
     design,
@@ -42,7 +43,8 @@ _AGREE = "not estimable: the runs agree with the fit exactly, so its error is un
 class Estimate:
     """One coefficient. `status` is `ok`, or says why the numbers are NaN or how to read them.
 
-    `low` and `high` are the ends of the 95 % interval, NaN where a method has none.
+    `low` and `high` are the ends of the 95 % interval, NaN where a method has none; `left_out` are
+    the runs of the panel that it does not rest on.
     """
 
     estimate: float = np.nan
@@ -53,6 +55,7 @@ class Estimate:
     low: float = np.nan
     high: float = np.nan
     status: str = "ok"
+    left_out: tuple[str, ...] = ()
 
 
 Method = Callable[[Panel], tuple[Estimate, ...]]
@@ -104,30 +107,32 @@ def two_stage(panel: Panel) -> tuple[Estimate, ...]:
     The level is a run's fitted value at the panel's mean log tokens; size is centred on the mean
     over runs. `parameters` is the slope of the levels, `tokens` the intercept of the slopes and
     `interaction` the slope of the slopes. Where all runs have the same token counts the estimates
-    are those of `ols`. Runs with one token count have no slope: they are left out of all three,
-    and the status names them.
+    are those of `ols`. Runs whose tokens hardly vary have no slope to speak of: they are left out
+    of all three, and the status names them (`robust.runs_without_slope`).
     """
     reason = _obstacle_to_clustering(panel)
     if reason:
         return _none(reason)
-    left_out = robust.runs_without_slope(panel.tokens, panel.run)
+    _, size, tokens, _ = design(panel).T
+    left_out = robust.runs_without_slope(tokens, panel.run)
     used = ~np.isin(panel.run, left_out)
     runs = panel.runs - len(left_out)
     if runs < LEAST_RUNS:
         return _none(
-            f"not estimable: {_runs(runs)} with two token counts or more, "
-            f"at least {LEAST_RUNS} are needed"
+            f"not estimable: {_runs(runs)} whose tokens vary, at least {LEAST_RUNS} are needed"
         )
     if np.ptp(panel.parameters[used]) == 0:
-        return _none("not estimable: all runs with two token counts or more have one model size")
-    _, size, tokens, _ = design(panel).T
+        return _none("not estimable: all runs whose tokens vary have one model size")
     values = zscore(panel.value)[:, None]
     fits = robust.two_stage(size[used], tokens[used], values[used], panel.run[used])
     estimates = _student(panel, fits.estimate[:, 0], fits.se[:, 0], runs - 2)
     if not left_out:
         return estimates
-    status = f"left out: {', '.join(left_out)} (one token count)"
-    return tuple(replace(e, status=status) if e.status == "ok" else e for e in estimates)
+    status = f"{LEFT_OUT}{', '.join(left_out)} (tokens that hardly vary)"
+    return tuple(
+        replace(e, status=status, left_out=tuple(left_out)) if e.status == "ok" else e
+        for e in estimates
+    )
 
 
 def wild(panel: Panel) -> tuple[Estimate, ...]:

@@ -12,6 +12,10 @@ import numpy as np
 
 from downslope.panel import FloatArray, TextArray
 
+LEAST_SPREAD = 0.1
+"""Of the median run's spread of tokens (sum of squares about the mean; runs of one value aside) the
+share from which on a run has a slope: with less, that has over ten times the others' variance."""
+
 
 class Fits(NamedTuple):
     """Coefficients and standard errors, both (coefficients, m)."""
@@ -102,8 +106,8 @@ def two_stage(size: FloatArray, tokens: FloatArray, values: FloatArray, run: Tex
     First stage: each run's values on `tokens`, which gives a slope and a level, the fitted value
     where `tokens` is 0. Second stage, least squares over the G runs on `size` centred on the mean
     over runs: `parameters` is the slope of the levels, `interaction` the slope of the slopes,
-    `tokens` the intercept of the slopes; errors have G - 2 degrees of freedom. Every run needs two
-    different values of `tokens`, see `runs_without_slope`.
+    `tokens` the intercept of the slopes; errors have G - 2 degrees of freedom. All lines count
+    alike, so `runs_without_slope` are not for it.
     """
     lines = []
     sizes = []
@@ -129,5 +133,17 @@ def two_stage(size: FloatArray, tokens: FloatArray, values: FloatArray, run: Tex
 
 
 def runs_without_slope(tokens: FloatArray, run: TextArray) -> list[str]:
-    """The runs whose cells all have one token count: no line goes through them."""
-    return [str(name) for name in np.unique(run) if np.ptp(tokens[run == name]) == 0]
+    """The runs with one value of `tokens` (on the scale of the fit, a logarithm), and those whose
+    values hardly vary beside the others' (LEAST_SPREAD).
+
+    Through the former goes no line. Through the latter goes one that is noise, and the second
+    stage, to which all lines are alike, would drown in it: in the published study less the six
+    checkpoints of one model that serve the weights of another step it would find nothing at all.
+    """
+    names = np.unique(run)
+    own = [tokens[run == name] for name in names]
+    # The mean of equal numbers may differ from them by a rounding.
+    spread = np.array([((t - t.mean()) ** 2).sum() if np.ptp(t) else 0.0 for t in own])
+    usual = np.median(spread[spread > 0]) if spread.any() else 0.0
+    without = (spread == 0) | (spread < LEAST_SPREAD * usual)
+    return [str(name) for name in names[without]]

@@ -13,11 +13,10 @@ from downslope.panel import runs_of
 from downslope.verdict_words import CANNOT_TELL, FALLS, RISES, change_with_interval
 
 _EFFECTS = {"size": "with size", "training": "with training"}
-_ITEMS = {
-    True: "`Falls while training` counts single runs whose own slope falls clearly, on these "
-    "items: another training run may do otherwise.",
-    False: "There are no item-level scores, so single runs are not tested.",
-}
+_OWN_TRENDS = (
+    "`Falls while training` counts single runs whose own slope falls clearly, on these items: "
+    "another training run may do otherwise."
+)
 _CALIBRATION = (
     "How far to trust each method was counted on simulated studies of 8 models at 8 checkpoints "
     "(config/calibration.tsv), from which the judge was chosen. `snakemake calibrate` counts it "
@@ -162,10 +161,33 @@ def _reading(table: pd.DataFrame, robust: str, level: float) -> list[str]:
         "Changes are per tenfold increase in parameters or in training tokens, at the mean of the "
         "other; in larger models: how the slope over training changes per tenfold increase in "
         "parameters. A point is a hundredth of the metric.",
-        _ITEMS[bool(table["own_trends"].ne("").any())],
+        *_single_runs(table),
         *causes,
+        *_left_out(table, robust),
         f"Checkpoints used: {used}.",
     ]
+
+
+def _single_runs(table: pd.DataFrame) -> list[str]:
+    """What the runs' own trends are, or why no run has one."""
+    if table["own_trends"].ne("").any():
+        return [_OWN_TRENDS]
+    return [f"Single runs are not tested: {'; '.join(dict.fromkeys(table['untested']))}."]
+
+
+def _left_out(table: pd.DataFrame, robust: str) -> list[str]:
+    """Which runs the judge does not rest on, and for which outcomes."""
+    return [
+        f"{robust} leaves out {runs}"
+        f"{f', for {_names(rows)}' if len(rows) < len(table) else ''}: what the table says of "
+        "size, training and larger models is said of the others."
+        for runs, rows in table.groupby("left_out", sort=False)
+        if runs
+    ]
+
+
+def _names(rows: pd.DataFrame) -> str:
+    return ", ".join(rows["title"])
 
 
 def _plain(text: object) -> str:

@@ -141,6 +141,9 @@ def test_a_method_that_finds_nothing_has_no_say_while_others_find():
     assert keeps_level(frame)["wild"] == "yes"
     assert default_method(frame) == "jackknife"
     assert "none that finds anything keeps its level" in as_markdown(frame)
+    frame.loc[frame["method"] == "wild", "power_bh"] = 0.004
+    assert default_method(frame) == "wild", "one that finds little is better than one that errs"
+    assert "keep their level. It finds next to nothing" in as_markdown(frame)
     frame["power_bh"] = 0.0
     assert default_method(frame) in METHODS[1:]
 

@@ -216,7 +216,7 @@ def test_jackknife_keeps_the_whole_panel_s_scale_when_it_leaves_a_run_out():
 
 def test_two_stage_leaves_out_runs_without_a_slope_and_names_them():
     full = without(noise(), [1, 2, 3, 29, 30, 31])  # the smallest and the largest run keep one cell
-    status = "left out: toy/1.2e+10/0, toy/7e+07/0 (one token count)"
+    status = "left out: toy/1.2e+10/0, toy/7e+07/0 (tokens that hardly vary)"
     estimates = two_stage(full)
     assert [(e.status, e.df) for e in estimates] == [(status, 4)] * 3
     assert np.isfinite([e.p for e in estimates]).all()
@@ -230,6 +230,23 @@ def test_two_stage_leaves_out_runs_without_a_slope_and_names_them():
     second = sm.OLS(slopes, sm.add_constant(sizes - sizes.mean())).fit()
     assert [e.estimate for e in estimates[1:]] == pytest.approx(second.params)
     assert [e.p for e in estimates[1:]] == pytest.approx(second.pvalues)
+
+
+def test_two_stage_leaves_out_a_run_whose_tokens_hardly_vary():
+    """Two neighbouring checkpoints, as of Pythia 2.8B: what the others say of slopes is the same as
+    without them, and with them nothing would be left of it."""
+    tokens = [2e9 * 2.0**k for k in range(8)]
+    whole = noise(sizes=(7e7, 4e8, 1e9, 2.8e9, 1.2e10), tokens=tokens, seed=2)
+    ends = without(whole, [24, 25, 26, 27, 28, 29])  # of 2.8e9 the last two are left, of eight
+    estimates = two_stage(ends)
+    assert {e.left_out for e in estimates} == {("toy/2.8e+09/0",)}
+    assert [e.df for e in estimates] == [2, 2, 2]
+    others = two_stage(without(whole, range(24, 32)))
+    for e, other in zip(estimates[1:], others[1:], strict=True):
+        assert (e.statistic, e.p) == pytest.approx((other.statistic, other.p))
+    # Early, middle and late, three checkpoints have a slope as good as others'.
+    spread = without(whole, [25, 26, 28, 29, 30])
+    assert [e.status for e in two_stage(spread)] == ["ok"] * 3
 
 
 def test_wild_reports_cluster_s_t_and_says_when_p_is_at_its_floor():
@@ -282,7 +299,7 @@ def test_runs_of_one_checkpoint_have_errors_but_no_slopes():
     single = replace(full, run=np.array([f"toy/{i}" for i in range(12)]))
     nothing(
         two_stage(single),
-        "not estimable: 0 runs with two token counts or more, at least 3 are needed",
+        "not estimable: 0 runs whose tokens vary, at least 3 are needed",
     )
     for method in (cluster, jackknife, wild):
         estimates = method(replace(single, value=full.value + full.tokens / 1e13))
@@ -294,7 +311,7 @@ def test_slopes_in_runs_of_one_size_say_nothing_about_size():
     full = replace(full, run=np.array([*np.repeat(["a", "b", "c"], 4), *"defg"]))
     nothing(
         two_stage(full),
-        "not estimable: all runs with two token counts or more have one model size",
+        "not estimable: all runs whose tokens vary have one model size",
     )
 
 

@@ -320,6 +320,36 @@ def test_the_page_says_of_each_cause_what_gets_worse():
     assert "ause" not in as_markdown(apart, **given), "nor does one in each family of tests"
 
 
+def test_the_page_names_runs_that_the_judge_leaves_out():
+    status = "left out: toy/3/0 (tokens that hardly vary)"
+    rows = pd.concat(
+        effect_rows(FOUND, effect=effect, jackknife=status, ols="left out: all of them")
+        for effect in ("parameters", "tokens", "interaction")
+    )
+    one = table(rows)
+    assert one["left_out"].tolist() == ["toy/3/0 (tokens that hardly vary)"]
+    given = {"title": "x", "robust": "jackknife", "level": 0.05, "level_notes": {}}
+    said = "- jackknife leaves out toy/3/0 (tokens that hardly vary): what the table says"
+    assert said in as_markdown(one, **given)
+    two = pd.concat([one, one.assign(title="NeQA", left_out="")], ignore_index=True)
+    assert "hardly vary), for Memo Trap: what" in as_markdown(two, **given)
+    assert "leaves out" not in as_markdown(table(ALL_FALL), **given)
+
+
+def test_the_page_says_why_no_single_run_is_tested():
+    given = {"title": "x", "robust": "jackknife", "level": 0.05, "level_notes": {}}
+    for status, reason in (
+        ("no interval: no item-level scores", "no item-level scores"),
+        ("not estimable: 1 checkpoint, at least 3 are needed", "1 checkpoint, at least 3 are"),
+    ):
+        none = table(ALL_FALL, runs(np.nan, np.nan).assign(status=status))
+        assert none["untested"].tolist() == [status.split(": ")[1]]
+        page = as_markdown(none, **given)
+        assert f"- Single runs are not tested: {reason}" in page
+        assert "Falls while training" not in page
+    assert table(ALL_FALL)["untested"].tolist() == [""]
+
+
 def checkpoints(*runs_: tuple[str, float, int, int]) -> list[dict[str, object]]:
     """Rows of (family, parameters, seed) with so many checkpoints."""
     keys = ("family", "parameters", "seed")
