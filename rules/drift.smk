@@ -44,6 +44,7 @@ rule check_drift:
         allowed_loss=allowed_loss,
         level=config["level"],
         better=STUDY.better,
+        checkpoints=checkpoint_rows(STUDY.usable),
         modules=modules_digest(
             [
                 *("correction.py", "drift.py", "drift_gate.py", "metrics.py"),

@@ -1,8 +1,8 @@
 """Fail where the newest checkpoint of a run has lost more than the config allows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from downslope.drift_gate import check
 from downslope.files import atomic_write
@@ -19,11 +19,12 @@ def main(
     allowed_loss: float,
     level: float,
     better: Mapping[str, str],
+    checkpoints: Sequence[Mapping[str, Any]],
     output: str,
     log: str,
 ) -> None:
     with log_to(log) as logger:
-        text = check(read_tsv(drift), allowed_loss, level, flipped, better)
+        text = check(read_tsv(drift), allowed_loss, level, flipped, better, checkpoints)
         with atomic_write(output) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
         logger.info("%s", text)
@@ -36,6 +37,7 @@ if "snakemake" in globals():
         allowed_loss=snakemake.params.allowed_loss,
         level=snakemake.params.level,
         better=snakemake.params.better,
+        checkpoints=snakemake.params.checkpoints,
         output=snakemake.output[0],
         log=snakemake.log[0],
     )

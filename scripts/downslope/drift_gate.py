@@ -7,7 +7,8 @@ test could not confirm it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from downslope.drift import MARGINS, NOTES, OUTCOME, newest
 from downslope.errors import StudyError
 from downslope.metrics import BETTER
+from downslope.panel import RUN
 from downslope.verdict_words import UNITS
 
 _COMPARISON = ["ckpt", "against"]
@@ -22,6 +24,10 @@ _NAMES = {"previous": "the one before", "best": "the best before it"}
 _NEEDED = (
     "Tests need item-level scores of both checkpoints: score them here, or import results with "
     "their samples (lm_eval --log_samples)."
+)
+_UNSEEN = (
+    "Either it has no results, or none before it has: results/coverage.tsv says what is missing. "
+    "Get them, or mark it known_bad in config/checkpoints.tsv."
 )
 _ACCEPTABLE = "If a loss is acceptable, raise drift.allowed_loss in config/config.yaml."
 # A fall that equals what is allowed is allowed, whatever its last binary digit.
@@ -76,11 +82,14 @@ def check(
     level: float,
     flipped: str,
     better: Mapping[str, str] = BETTER,
+    checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """What was compared and what was found, as text; `flipped` is the path named for the items.
+    """What was compared and what was found, as text; `flipped` is the path named for the items,
+    `checkpoints` are the rows of those that the study uses.
 
-    Raises StudyError with all rows of `losses`, and with all falls that are larger than allowed
-    and cannot be tested: a gate that cannot decide does not open.
+    Raises StudyError with all rows of `losses`, with all falls that are larger than allowed and
+    cannot be tested, and with every run's newest checkpoint that no row is about: a gate that
+    cannot decide does not open.
     """
     table = judged(drift, allowed_loss, level, better)
     if allowed_loss >= 1 and len(table) and table["metric"].map(_in_points).all():
@@ -99,6 +108,10 @@ def check(
     if (table["verdict"] == "undecided").any():
         head = f"a checkpoint fell by more than {allowed}, and no test can say whether by chance:"
         problems += [head, *_listed(table, "undecided"), _NEEDED]
+    remedy = [_ACCEPTABLE] if problems else []
+    if missed := _unseen(drift, checkpoints):
+        head = "the newest checkpoint of a run was compared with none:"
+        problems += [head, *(f"  {ckpt}" for ckpt in missed), _UNSEEN]
     warned = [f"Warning: {text}" for text in warnings(table, level)]
     items = (
         [f"Items that flipped: {flipped}; their texts: resources/items/."]
@@ -106,10 +119,7 @@ def check(
         else []
     )
     if problems:
-        raise StudyError(
-            "\n".join([*problems, *warned, *items, _ACCEPTABLE]),
-            where="drift",
-        )
+        raise StudyError("\n".join([*problems, *warned, *items, *remedy]), where="drift")
     if table.empty:
         return "Nothing to compare: no run has a second checkpoint yet.\n"
     lines = [f"No outcome is known to have lost more than the {allowed} that the config allows."]
@@ -132,6 +142,15 @@ def warnings(table: pd.DataFrame, level: float) -> list[str]:
         told = (table["verdict"] == "undecided").any()
         found.append(text if told else f"{text}. {_NEEDED}")
     return found
+
+
+def _unseen(drift: pd.DataFrame, checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The newest checkpoint of each run that has several, where the drift table lacks it."""
+    by_run: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in checkpoints:
+        by_run.setdefault(tuple(row[name] for name in RUN), []).append(row)
+    newest_of = (max(rows, key=lambda row: row["step"]) for rows in by_run.values() if rows[1:])
+    return sorted({str(row["ckpt"]) for row in newest_of} - set(drift["ckpt"]))
 
 
 def _listed(table: pd.DataFrame, verdict: str) -> list[str]:

@@ -177,17 +177,15 @@ def _single_runs(table: pd.DataFrame) -> list[str]:
 
 def _left_out(table: pd.DataFrame, robust: str) -> list[str]:
     """Which runs the judge does not rest on, and for which outcomes."""
-    return [
-        f"{robust} leaves out {runs}"
-        f"{f', for {_names(rows)}' if len(rows) < len(table) else ''}: what the table says of "
-        "size, training and larger models is said of the others."
-        for runs, rows in table.groupby("left_out", sort=False)
-        if runs
-    ]
-
-
-def _names(rows: pd.DataFrame) -> str:
-    return ", ".join(rows["title"])
+    lines = []
+    for runs in filter(None, dict.fromkeys(table["left_out"])):
+        rows = table[table["left_out"] == runs]
+        where = f", for {', '.join(rows['title'])}" if len(rows) < len(table) else ""
+        lines.append(
+            f"{robust} leaves out {runs}{where}: what is said of size, training and larger models "
+            "is said of the others."
+        )
+    return lines
 
 
 def _plain(text: object) -> str:

@@ -380,6 +380,28 @@ def test_a_gate_that_cannot_decide_does_not_open(facts):
     assert facts["status"] in str(raised.value)
 
 
+def test_a_newest_checkpoint_without_results_does_not_pass():
+    labels = dict(zip(("family", "parameters", "seed"), RUN_A, strict=True))
+    rows = [{**labels, "ckpt": f"a{step}", "step": step} for step in (1, 2, 3)]
+    alone = {**labels, "seed": 99, "ckpt": "b1", "step": 1}
+    table = gate_table([(3, ACCURACY, -0.01, 0.5)])
+    given = {"allowed_loss": 0.02, "level": 0.05, "flipped": "flipped.tsv"}
+    assert "1 of 1 outcomes tested" in check(table, **given, checkpoints=[*rows, alone])
+    newer = {**labels, "ckpt": "a4", "step": 4}
+    with pytest.raises(StudyError) as raised:
+        check(table, **given, checkpoints=[newer, *rows, alone])
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "drift: the newest checkpoint of a run was compared with none:"
+    assert lines[1] == "  a4"
+    assert "results/coverage.tsv says what is missing" in lines[2]
+    assert "allowed_loss" not in str(raised.value)
+    lost = gate_table([(3, ACCURACY, -0.05, 0.01)])
+    with pytest.raises(StudyError, match=r"(?s)lost more.*compared with none:\n  a4.*acceptable"):
+        check(lost, **given, checkpoints=[newer, *rows])
+    with pytest.raises(StudyError, match="compared with none"):
+        check(table.iloc[:0], **given, checkpoints=rows)
+
+
 def test_untested_and_missing_comparisons_are_warned_about():
     untested = {"status": "no test: no item-level scores", "low": np.nan, "high": np.nan}
     missing = {"status": "not compared: this checkpoint has no value", "reference": ""}
@@ -414,6 +436,7 @@ def run_both(folder: Path, families, allowed_loss: float) -> str:
         allowed_loss=allowed_loss,
         level=0.05,
         better=BETTER,
+        checkpoints=read_tsv(folder / "cells.tsv").drop_duplicates("ckpt").to_dict("records"),
         output=str(folder / "drift_ok.txt"),
         log=str(folder / "check.log"),
     )

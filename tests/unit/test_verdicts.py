@@ -329,7 +329,7 @@ def test_the_page_names_runs_that_the_judge_leaves_out():
     one = table(rows)
     assert one["left_out"].tolist() == ["toy/3/0 (tokens that hardly vary)"]
     given = {"title": "x", "robust": "jackknife", "level": 0.05, "level_notes": {}}
-    said = "- jackknife leaves out toy/3/0 (tokens that hardly vary): what the table says"
+    said = "- jackknife leaves out toy/3/0 (tokens that hardly vary): what is said of size"
     assert said in as_markdown(one, **given)
     two = pd.concat([one, one.assign(title="NeQA", left_out="")], ignore_index=True)
     assert "hardly vary), for Memo Trap: what" in as_markdown(two, **given)
