@@ -49,27 +49,38 @@ def has_seeds(plan: pd.DataFrame) -> bool:
 def coverage_sentences(
     plan: pd.DataFrame, counts: Sequence[tuple[str, int]], expected: int
 ) -> list[str]:
-    """`58 of 64 checkpoints; missing: pythia 2.8B at step 2000, 4000, ...` as sentences.
+    """`58 of 64 checkpoints; excluded: pythia 2.8B at step 2000, 4000, ...` as sentences.
+
+    What the study does not exclude (known_bad) is `missing`.
 
     `counts` has the printed title of each outcome and its number of cells; outcomes with fewer
     than the scored checkpoints are listed with that number.
     """
     scored = int(plan["scored"].sum())
-    sentences = [f"{scored} of {expected} checkpoints{_missing(plan)}."]
+    sentences = [f"{scored} of {expected} checkpoints{_absent(plan)}."]
     fewer = [f"{title} {count}" for title, count in counts if count < scored]
     if fewer:
         sentences.append(f"Fewer in {', '.join(fewer)}.")
     return sentences
 
 
-def _missing(plan: pd.DataFrame) -> str:
+def _absent(plan: pd.DataFrame) -> str:
     absent = plan[~plan["scored"]]
-    if absent.empty or len(absent) > _MOST_NAMED:
+    if len(absent) > _MOST_NAMED:
         return ""
+    named = {
+        "excluded": _named(plan, absent[absent["excluded"]]),
+        "missing": _named(plan, absent[~absent["excluded"]]),
+    }
+    return "".join(f"; {word}: {names}" for word, names in named.items() if names)
+
+
+def _named(plan: pd.DataFrame, absent: pd.DataFrame) -> str:
+    """`pythia 2.8B at step 2000, 4000; ...`: some of the plan's checkpoints, run by run."""
     runs = []
     for run, points in absent.groupby(RUN):
         family, size, seed = cast("tuple[str, int, int]", run)
         which = f" seed {seed}" if has_seeds(plan) else ""
         steps = ", ".join(map(str, sorted(points["step"])))
         runs.append(f"{family} {short_numbers([size])[0]}{which} at step {steps}")
-    return f"; missing: {'; '.join(runs)}"
+    return "; ".join(runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ _LOOKS = {
     "wild": ("#454545", "v"),
     OTHER_QUESTION: ("#b3541e", "p"),
 }
-# Inches: a panel, the numbers beside it, the space after them.
+# Inches: a panel, the least for the numbers beside it, the space after them.
 _PLOT, _NUMBERS, _GAP = 1.75, 1.16, 0.24
+_SMALL = 6.5  # points, of those numbers
 _LINE, _APART, _BETWEEN = 0.1, 0.05, 0.12  # a method's line; above `item`; between outcomes
 # Limits hold all estimates, and the judge's intervals as far as this many times the farthest.
 _REACH = 1.6
@@ -76,7 +77,9 @@ def forest_figure(
         block = max(offsets.values()) + (_LINE + _BETWEEN) / 2
         unit = rows[0].unit if len({row.unit for row in rows}) == 1 else MIXED
         left = EDGE + max(text_width(row.title, 7.5) for row in rows) + 0.14
-        pitch = _PLOT + _NUMBERS + _GAP
+        numbers = _numbers(marks, robust, unit)
+        beside = max(_NUMBERS, *(text_width(text, _SMALL) + 0.08 for text in numbers.values()))
+        pitch = _PLOT + beside + _GAP
         ends = {effect: _limits(marks[marks["effect"] == effect], robust) for effect in EFFECTS}
         low, high = (marks["effect"].map({e: ends[e][side] for e in EFFECTS}) for side in (0, 1))
         marks["beyond"] = (marks["low"] < low) | (marks["high"] > high)
@@ -101,7 +104,7 @@ def forest_figure(
             axes.set_xlim(ends[effect])
             striped(axes, len(rows), block)
             _draw(axes, of_effect, looks, offsets, block)
-            _write_numbers(axes, of_effect, robust, block, unit)
+            _write_numbers(axes, of_effect, numbers, robust, block, beside)
     return sheet.figure
 
 
@@ -223,12 +226,25 @@ def _draw(
             axes.text(left, place, " –", size=7.0, color=look.colour, va="center", ha="left")
 
 
-def _write_numbers(axes: Axes, marks: pd.DataFrame, robust: str, block: float, unit: str) -> None:
-    """The judge's estimates and intervals right of the panel, dark where q < level."""
-    look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "size": 6.5}
-    right = 1 + _NUMBERS / _PLOT
+def _numbers(marks: pd.DataFrame, robust: str, unit: str) -> dict[Hashable, str]:
+    """The judge's estimates and intervals in words, by the index of its marks."""
+    own = marks.loc[marks["method"] == robust, ["x", "low", "high"]]
+    return {at: with_interval(x, low, high, unit) for at, x, low, high in own.itertuples(name=None)}
+
+
+def _write_numbers(
+    axes: Axes,
+    marks: pd.DataFrame,
+    numbers: Mapping[Hashable, str],
+    robust: str,
+    block: float,
+    beside: float,
+) -> None:
+    """The judge's numbers at the right of the space `beside` the panel, dark where q < level."""
+    look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "size": _SMALL}
+    right = 1 + beside / _PLOT
     axes.text(right, -0.04, f"{robust} [95 %]", va="bottom", color=EMPHASIS, **look)
-    for mark in marks[marks["method"] == robust].to_dict("records"):
-        words = with_interval(mark["x"], mark["low"], mark["high"], unit)
-        colour = INK if mark["clear"] else MUTED
-        axes.text(right, (mark["row"] + 0.5) * block, words, va="center", color=colour, **look)
+    own = marks.loc[marks["method"] == robust, ["row", "clear"]]
+    for at, row, clear in own.itertuples(name=None):
+        place, colour = (right, (row + 0.5) * block), INK if clear else MUTED
+        axes.text(*place, numbers[at], va="center", color=colour, **look)

@@ -78,13 +78,17 @@ def turned_sentence(rows: Sequence[Row]) -> list[str]:
 
 def listed(some: pd.DataFrame, rows: Sequence[Row], source: str) -> str:
     """Reasons in `status` with the outcomes that they hold for; `row` is an outcome's number."""
-    found = []
-    for status, group in some.groupby("status", sort=False):
-        numbers = group["row"].unique()
-        everywhere = len(numbers) == len(rows) > 1
-        names = "all outcomes" if everywhere else ", ".join(rows[n].title for n in numbers)
-        found.append((names, str(status)))
+    by_status = some.groupby("status", sort=False)
+    found = ((outcomes_of(group, rows), str(status)) for status, group in by_status)
     return reasons(found, source)
+
+
+def outcomes_of(some: pd.DataFrame, rows: Sequence[Row]) -> str:
+    """`NeQA, Redefine`: the outcomes of `row`, or `all outcomes` where these are several."""
+    numbers = some["row"].unique()
+    if len(numbers) == len(rows) > 1:
+        return "all outcomes"
+    return ", ".join(rows[number].title for number in numbers)
 
 
 def run_names(frame: pd.DataFrame) -> dict[Run, str]:

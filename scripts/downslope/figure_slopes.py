@@ -14,7 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from downslope.figure_marks import EMPHASIS, Mark
-from downslope.figure_names import Row, listed, rows_of, sentence
+from downslope.figure_names import (
+    Row,
+    listed,
+    outcomes_of,
+    reasons,
+    rows_of,
+    run_names,
+    sentence,
+)
 from downslope.figure_page import PAD, Legend, Page, above, empty_figure, even_columns
 from downslope.figure_style import (
     INK,
@@ -166,6 +174,20 @@ def _legend(runs: pd.DataFrame, markers: Mapping[str, str], level: float) -> Leg
     return legend
 
 
+def _reasons(other: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[Row]) -> str:
+    """Why some have no interval or no slope: the outcomes of what holds for every run, else the
+    runs too."""
+    names, found = run_names(runs), []
+    for status, group in other.groupby("status", sort=False):
+        which = set(group[RUN].itertuples(index=False, name=None))
+        place = outcomes_of(group, rows)
+        if len(which) < len(names):
+            here = ", ".join(name for run, name in names.items() if run in which)
+            place = here if len(rows) == 1 else f"{here} in {place}"
+        found.append((place, str(status)))
+    return reasons(found, "run_trends.tsv")
+
+
 def _sentences(runs: pd.DataFrame, rows: Sequence[Row]) -> list[str]:
     """The question that the intervals answer, and why some runs have none."""
     sentences = ["A marker per run: its own slope over training."]
@@ -177,7 +199,7 @@ def _sentences(runs: pd.DataFrame, rows: Sequence[Row]) -> list[str]:
             sentences.append("Where lower is better, performance falls where the value rises.")
     other = runs[runs["status"] != "ok"]
     if len(other):
-        sentences.append(sentence(listed(other, rows, "run_trends.tsv")))
+        sentences.append(sentence(_reasons(other, runs, rows)))
     if runs["low"].isna().all():
         sentences.append("Without intervals nothing here says what is more than chance.")
     return sentences

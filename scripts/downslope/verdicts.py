@@ -157,9 +157,9 @@ def own_trends(runs: pd.DataFrame, level: float, better: str) -> str:
     known = runs[found != "not tested"].sort_values(["parameters", "family", "seed"])
     falling = known[found[known.index] == FALLS]
     if falling.empty:
-        return f"none of {len(known)} runs"
+        return f"none of {len(known)} run{'s' * (len(known) > 1)}"
     if len(falling) == len(known):
-        return f"all {len(known)} runs"
+        return f"all {len(known)} runs" if len(known) > 1 else "the only run"
     sizes = sorted(known["parameters"].unique())
     label = dict(zip(sizes, short_numbers(sizes), strict=True))
     families = known["family"].nunique() > 1

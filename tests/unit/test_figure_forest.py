@@ -256,6 +256,30 @@ def test_text_is_apart(count):
     assert_text_is_apart(figure)
 
 
+def test_wide_numbers_get_the_space_that_they_need():
+    """Sizes next to each other, extrapolated to a tenfold, give changes of hundreds of points."""
+    outcomes, tasks = outcomes_and_tasks(2)
+    wide = table(outcomes)
+    wide[["per_tenfold", "per_tenfold_low", "per_tenfold_high"]] *= 1000
+    figure, usual = (figure_of(e, outcomes, tasks) for e in (wide, table(outcomes)))
+    assert_text_is_apart(figure)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        right = axes.get_window_extent().x1
+        assert all(text.get_window_extent().x0 > right for text in axes.texts if "[" in str(text))
+    assert figure.get_figwidth() > usual.get_figwidth() + 0.5
+
+
+def test_runs_that_a_method_leaves_out_are_named():
+    outcomes, tasks = outcomes_and_tasks(2)
+    effects = table(outcomes)
+    judge = effects["method"] == "jackknife"
+    effects.loc[judge, "status"] = "left out: toy/7e+07/0 (tokens that hardly vary)"
+    said = words(figure_of(effects, outcomes, tasks))
+    named = "toy/7e+07/0 (tokens that hardly vary) (jackknife in all outcomes)"
+    assert f"Left out: {named}." in said
+
+
 def test_the_file_has_stable_bytes(tmp_path):
     outcomes, tasks = outcomes_and_tasks(2)
     for name in ("one", "two"):

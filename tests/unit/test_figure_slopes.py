@@ -123,7 +123,7 @@ def test_one_run_without_an_interval_is_a_hollow_point_among_the_rest():
     assert len(drawn(figure.axes[0])) == 4
     assert len(ends(figure.axes[0], "_interval")) == 3
     assert len(points(figure.axes[0], "_toy filled")) == 1
-    assert "no item-level scores of 1 of 8 checkpoints (Task 0)" in words(figure)
+    assert "no item-level scores of 1 of 8 checkpoints (12B)" in words(figure)
     assert "falls in 1 of 3 runs" in words(figure)
 
 
@@ -155,6 +155,20 @@ def test_what_cannot_be_estimated_is_said():
     assert "No run's own trend can be estimated" in words(figure_of(none, outcomes, tasks))
     assert "has none of these" in words(figure_of(trends.iloc[:0], outcomes, tasks))
     assert "has none of these" in words(figure_of(trends, [], tasks))
+
+
+def test_a_run_that_is_too_short_is_named_and_not_laid_at_all_doors():
+    outcomes, tasks = outcomes_and_tasks(3)
+    trends = table(outcomes)
+    smallest = trends["parameters"] == trends["parameters"].min()
+    trends.loc[smallest, ["slope", "low", "high", "p", "q"]] = np.nan
+    trends.loc[smallest, "status"] = "not estimable: 2 checkpoints, at least 3 are needed"
+    said = words(figure_of(trends, outcomes, tasks))
+    assert "Not estimable: 2 checkpoints, at least 3 are needed (70M in all outcomes)." in said
+    trends.loc[smallest & (trends["task"] == "t2"), "status"] = "not estimable: no cells"
+    said = words(figure_of(trends, outcomes, tasks))
+    assert "at least 3 are needed (70M in Task 0, Task 1); not estimable: no cells" in said
+    assert "no cells (70M in Task 2)." in said
 
 
 @pytest.mark.parametrize(("count", "sizes", "seeds"), [(1, 1, 1), (12, 8, 1), (30, 10, 2)])

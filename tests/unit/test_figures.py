@@ -186,6 +186,11 @@ def test_a_missing_checkpoint_is_a_gap_and_named_in_the_caption():
     (line,) = lines(figure.axes[0], "1.4B")
     assert list(np.isnan(line.get_ydata())) == [False, True, False, False]
     assert "11 of 12 checkpoints; missing: toy 1.4B at step 16000." in " ".join(texts(figure))
+    for row in checkpoints[-2:]:
+        row["known_bad"] = "its weights are those of another step"
+    figure = figure_of(cells[~cells["ckpt"].isin([checkpoints[-1]["ckpt"]])], checkpoints)
+    said = " ".join(texts(figure))
+    assert f"; excluded: toy 12B at step {STEPS[-1]}; missing: toy 1.4B at step 16000." in said
 
 
 def test_a_cell_between_gaps_has_a_bar_for_its_band():

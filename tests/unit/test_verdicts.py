@@ -123,6 +123,8 @@ def test_runs_that_fall_are_named_from_small_to_large():
     assert own_trends(runs(np.nan, np.nan, np.nan), 0.05, "higher") == ""
     seeds = pd.concat([runs(0.01), runs(0.01).assign(seed=2)], ignore_index=True)
     assert own_trends(seeds, 0.05, "higher") == "all 2 runs"
+    assert own_trends(seeds[:1], 0.05, "higher") == "the only run"
+    assert own_trends(seeds[:1].assign(q=0.5), 0.05, "higher") == "none of 1 run"
     seeds["q"] = [0.5, 0.01]
     assert own_trends(seeds, 0.05, "higher") == "1 of 2 runs: 70M (seed 2)"
 
