@@ -48,7 +48,7 @@ def main(
             robust=robust,
             level=level,
             level_notes=level_notes(read_calibration()),
-            notes=design_notes(checkpoints),
+            notes=design_notes(checkpoints, int(table["n"].min())),
         )
         write_tsv(table, outputs["tsv"])
         with atomic_write(outputs["md"]) as temporary:

@@ -61,8 +61,9 @@ def as_markdown(
     return "\n".join([*lines, *(f"- {_plain(sentence)}" for sentence in said), ""])
 
 
-def design_notes(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What has to be said about a study's own design, from the rows of its usable checkpoints."""
+def design_notes(checkpoints: Sequence[Mapping[str, Any]], fewest: int) -> list[str]:
+    """What has to be said about a study's own design, from the rows of its usable checkpoints, and
+    the fewest of them that an outcome has cells of."""
     counts = Counter(runs_of(checkpoints).tolist())
     sizes = len({row["parameters"] for row in checkpoints})
     notes = []
@@ -76,6 +77,12 @@ def design_notes(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
             f"Runs differ in their number of checkpoints ({min(counts.values())} to "
             f"{max(counts.values())}): the methods were calibrated on equal ones, and how far they "
             "keep their level here is told by `snakemake calibrate`."
+        )
+    elif fewest < len(checkpoints):
+        notes.append(
+            f"Some outcomes have cells of {fewest} of the {len(checkpoints)} checkpoints: the "
+            "methods were calibrated on complete grids, and how far they keep their level on "
+            "others is not known."
         )
     if len({row["family"] for row in checkpoints}) > 1:
         notes.append(

@@ -137,7 +137,7 @@ def verdicts(
                 "own_trends": own,
                 "untested": "" if own else "; ".join(_reasons(runs["status"])),
                 "log_odds": _log_odds(effects, outcome, readings, robust, level),
-                "n": int(of_outcome["n"].iloc[0]),
+                "n": int(of_outcome["n"].max()),
                 "expected": int(of_outcome["expected"].iloc[0]),
             }
             words = sentences(readings, row, better[outcome.metric], lines)

@@ -359,10 +359,12 @@ def checkpoints(*runs_: tuple[str, float, int, int]) -> list[dict[str, object]]:
 
 
 def test_the_design_is_told_where_it_limits_what_can_be_said():
-    assert design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e7, 1, 8))) == []
-    (seeds,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e6, 2, 8), ("a", 1e7, 1, 8)))
+    assert design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e7, 1, 8)), 16) == []
+    (seeds,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e6, 2, 8), ("a", 1e7, 1, 8)), 24)
     assert seeds.startswith("3 runs of 2 sizes")
-    (short,) = design_notes(checkpoints(("a", 1e6, 1, 2), ("a", 1e7, 1, 8)))
+    (short,) = design_notes(checkpoints(("a", 1e6, 1, 2), ("a", 1e7, 1, 8)), 9)
     assert "number of checkpoints (2 to 8)" in short
-    (several,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("b", 1e7, 1, 8)))
+    (several,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("b", 1e7, 1, 8)), 16)
     assert several.startswith("Several families are compared as one")
+    (gaps,) = design_notes(checkpoints(("a", 1e6, 1, 8), ("a", 1e7, 1, 8)), 13)
+    assert gaps.startswith("Some outcomes have cells of 13 of the 16 checkpoints")
