@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, modules_digest
-from downslope.locked import Lock, local_files
+from downslope.locked import Lock, local_files, require_tokenizer_folder
 from downslope.study import load_study
 from downslope.study_checks import lone_checkpoints, require_within
 from downslope.touched import refuse_touched
@@ -36,6 +36,8 @@ try:
         for row in STUDY.usable
         if STUDY.config["cells"] == "scores" and not row.is_hub
     }
+    for name, tokenizer in STUDY.config.get("tokenizers", {}).items():
+        require_tokenizer_folder(name, tokenizer["source"])
 except StudyError as error:
     raise WorkflowError(str(error)) from None
 

@@ -7,6 +7,7 @@
 import os
 import uuid
 
+from downslope.files import file_states
 from downslope.reclaim import drop_hollow_lists
 
 if workflow.is_main_process:
@@ -78,5 +79,7 @@ rule fingerprint:
         "../envs/score.yaml"
     params:
         folder=lambda w: weights_folder(w.ckpt),
+        # Snakemake runs a job again for a newer file; one put in its place may be older.
+        files=lambda w: file_states(map(Path, LOCAL_FILES[w.ckpt])),
     script:
         "../scripts/fingerprint_folder.py"

@@ -18,6 +18,7 @@ for _name in list(os.environ):
         os.environ.pop(_name)
 os.environ.update(HF_HUB_OFFLINE="1", HF_TOKEN_PATH=os.devnull, TOKENIZERS_PARALLELISM="false")
 from downslope.claim import claimed  # noqa: E402
+from downslope.files import file_states  # noqa: E402
 from downslope.identity import model_digest, score_identity  # noqa: E402
 from downslope.logs import log_to  # noqa: E402
 from downslope.plan_list import listed_plans  # noqa: E402
@@ -47,12 +48,14 @@ def main(
         with open(manifest, encoding="utf-8", newline="") as table:
             files = csv.DictReader(table, delimiter="\t")
             weights = model_digest((row["file"], row["digest"]) for row in files)
+        files = file_states(Path(folder).glob("*"))
         jobs = []
         for task, plan in zip(tasks, listed_plans(Path(plans), tasks), strict=True):
             identity, parts = score_identity(
                 plan=plan.digest, weights=weights, dtype=dtype, modules=modules
             )
-            jobs.append(TaskJob(plan, TaskStore(Path(store), task, identity, claim.confirm), parts))
+            place = TaskStore(Path(store), task, identity, claim.confirm, files)
+            jobs.append(TaskJob(plan, place, parts))
         if unfinished(jobs):
             # Seconds, and gigabytes on a GPU: only now is it known that they are needed.
             from downslope.scoring import load_scorer, score_tasks

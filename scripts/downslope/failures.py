@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downslope.files import matching
+from downslope.store import FILES
 
 FAILED = ".failed"
 
@@ -41,6 +42,7 @@ def reason_in(marker: Path) -> str | None:
     """What a marker says, on one line: it becomes a field of a table. None where there is none,
     or none any more: the job that succeeds removes it."""
     try:
-        return " ".join(marker.read_text(encoding="utf-8").split())
+        lines = marker.read_text(encoding="utf-8").splitlines()
+        return " ".join(" ".join(line for line in lines if not line.startswith(FILES)).split())
     except FileNotFoundError:
         return None

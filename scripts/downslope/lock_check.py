@@ -16,6 +16,7 @@ from downslope.lock import (
     digest_of_weights,
     records_by_name,
 )
+from downslope.weights import checkpoint_files, tokenizer_files
 
 LOCK = "config/checkpoints.lock.tsv"
 
@@ -78,7 +79,8 @@ def check_lock(
     """Compare the lock with a study's tables; return notes, sentences that stop nothing.
 
     Raises StudyError for hub rows that are not locked or locked for another source or revision
-    (known_bad checkpoints are never fetched, so they may lack), and for checkpoints with the same
+    (known_bad checkpoints are never fetched, so they may lack), for those of which a file that is
+    needed has no row, and for checkpoints with the same
     weights of which at most one is unmarked as known_bad: the same model would count twice.
     """
     wants = wanted(checkpoints, tokenizers)
@@ -90,6 +92,7 @@ def check_lock(
         parts = [f"does not hold {_some(missing)}"] if missing else []
         parts += [f"is stale: source or revision differ for {_some(stale)}"] if stale else []
         raise StudyError(" and ".join(parts), where=LOCK, remedy=RESOLVE)
+    _require_complete({name: locked[name] for name in needed})
 
     groups = _same_weights(locked, wanted(checkpoints, {}))
     for group in groups:
@@ -105,6 +108,21 @@ def check_lock(
     if dropped := sorted(set(locked) - set(wants)):
         notes.append(f"{LOCK} holds rows of no checkpoint of the study: {_some(dropped)}")
     return notes
+
+
+def _require_complete(locked: Mapping[str, Sequence[LockedFile]]) -> None:
+    """Every checkpoint has its config and all of its weights, every tokenizer its files."""
+    for name, files in locked.items():
+        needed = tokenizer_files if name.startswith(TOKENIZER_PREFIX) else checkpoint_files
+        try:
+            needed([file.file for file in files])
+        except StudyError as error:
+            raise StudyError(
+                f"{name} {error.what}",
+                where=LOCK,
+                remedy="Rows are missing: delete those that are left of it and run `snakemake "
+                "--cores 1 resolve`.",
+            ) from None
 
 
 def _mended(

@@ -12,7 +12,7 @@ from downslope.errors import StudyError
 from downslope.identity import model_digest
 from downslope.lock import TOKENIZER_PREFIX, LockedFile, read_lock, records_by_name
 from downslope.lock_check import check_lock
-from downslope.study import Checkpoint, Study
+from downslope.study import HUB, Checkpoint, Study
 
 NOT_LOCKED = "not locked yet"
 
@@ -86,6 +86,19 @@ class Lock:
             for name, files in sorted(self._records.items())
             if name in self.study.by_ckpt
         }
+
+
+def require_tokenizer_folder(name: str, source: str) -> None:
+    """Raise StudyError for a local tokenizer whose folder is not there; one under resources/ may
+    be made by a rule."""
+    folder = Path(source)
+    if not (source.startswith(HUB) or folder.is_dir() or folder.parts[0] == "resources"):
+        raise StudyError(
+            f"the folder {source!r} does not exist",
+            where=f"config/config.yaml, tokenizers.{name}",
+            remedy="Mend the source: a path relative to the study, or an absolute one; a model of "
+            "the hub is written hub:owner/name.",
+        )
 
 
 def local_files(row: Checkpoint) -> list[str]:

@@ -49,8 +49,7 @@ def score_tasks(
     if not missing:
         return
     scorer = load()
-    for job in missing:
-        _require_length(job, scorer)
+    _require_length(missing, scorer)
     self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
     tasks = [_Task(job, *job.store.load_packs(job.plan)) for job in missing]
@@ -74,13 +73,12 @@ def load_scorer(folder: Path, jobs: Sequence[TaskJob], *, dtype: str, threads: i
     torch.set_num_threads(threads)
     with _marked(jobs):
         own = tokenizer_digest(folder)
-    for job in jobs:
-        if own != job.plan.facts["tokenizer"]:
-            _fail(
-                job,
-                f"the tokenizer in {folder} is not the one that the plan was made with",
-                "Give the checkpoint another tokenizer in checkpoints.tsv, or mend the folder.",
-            )
+    others = [job for job in unfinished(jobs) if own != job.plan.facts["tokenizer"]]
+    _fail(
+        others,
+        f"the tokenizer in {folder} is not the one that the plan was made with",
+        "Give the checkpoint another tokenizer in checkpoints.tsv, or mend the folder.",
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and dtype != "float32":
         logging.getLogger("downslope").warning(
@@ -108,21 +106,26 @@ def _marked(jobs: Sequence[TaskJob]) -> Iterator[None]:
         raise
 
 
-def _require_length(job: TaskJob, scorer: Scorer) -> None:
-    longest = max(int(pack.depth.max()) + 1 for pack in job.plan.packs)
+def _require_length(jobs: Sequence[TaskJob], scorer: Scorer) -> None:
     limit = longest_sequence(scorer.model)
-    if limit is not None and longest > limit:
-        _fail(
-            job,
-            f"needs {longest} positions and the model has {limit}",
-            "Set max_length of this tokenizer in config.yaml to the smallest model's positions.",
-        )
+    longest = {
+        job.store.task: max(int(pack.depth.max()) + 1 for pack in job.plan.packs) for job in jobs
+    }
+    _fail(
+        [job for job in jobs if limit is not None and longest[job.store.task] > limit],
+        f"has requests that are longer than the model's {limit} positions, up to "
+        f"{max(longest.values())}",
+        "Set max_length of this tokenizer in config.yaml to the smallest model's positions.",
+    )
 
 
-def _fail(job: TaskJob, what: str, remedy: str) -> None:
-    error = StudyError(what, where=f"task {job.store.task}", remedy=remedy)
-    job.store.fail(what)
-    raise error
+def _fail(jobs: Sequence[TaskJob], what: str, remedy: str) -> None:
+    """Leave markers and raise StudyError for what is wrong with these jobs, if there are any."""
+    for job in jobs:
+        job.store.fail(what)
+    if jobs:
+        where = ", ".join(job.store.task for job in jobs)
+        raise StudyError(what, where=f"task {where}", remedy=remedy)
 
 
 @dataclass
@@ -201,7 +204,7 @@ def _score_packs(
         if not finite.all():
             request = int(offsets[k]) + int(np.flatnonzero(~finite)[0])
             _fail(
-                task.job,
+                [task.job],
                 f"log-likelihood of {plan.row_of_request(request)} is "
                 f"{task.loglikelihood[request]}",
                 "The weights are damaged or overflow in this dtype; try another dtype, or mark "

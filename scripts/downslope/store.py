@@ -28,10 +28,16 @@ from numpy.typing import NDArray
 
 from downslope.arrow import numbers
 from downslope.errors import StudyError
-from downslope.files import atomic_write, matching
+from downslope.files import atomic_write, matching, sha256_text
 from downslope.plan import Plan
 
 _KEY = b"downslope"
+
+FILES = "files "
+"""How the second line of a marker begins: with other files in the folder it says nothing."""
+
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
+"""What pyarrow and JSON raise for what is no table of ours, or half of one."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,13 +50,15 @@ def _nobody_else() -> None:
 class TaskStore:
     """What is known of one task's scores for one checkpoint under one identity.
 
-    `confirm` is called before each write and raises where another process has taken over.
+    `confirm` is called before each write and raises where another process has taken over. `files`
+    say what lies in the checkpoint's folder, tokenizer included, which an identity does not name.
     """
 
     folder: Path
     task: str
     identity: str
     confirm: Callable[[], None] = _nobody_else
+    files: Sequence[str] = ()
 
     @property
     def finished(self) -> Path:
@@ -117,28 +125,38 @@ class TaskStore:
         table = scores.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
         with self._write(self.finished) as temporary:
             pq.write_table(table, temporary)
+        self.marker.unlink(missing_ok=True)
         shutil.rmtree(self._packs, ignore_errors=True)
 
     def publish(self, output: Path) -> None:
-        """Copy the finished task to a declared output."""
+        """Copy the finished task to a declared output; StudyError where it is damaged."""
         with self._write(output) as temporary:
+            read_scores(self.finished)
             shutil.copyfile(self.finished, temporary)
 
     def fail(self, message: str) -> None:
         """Leave a marker, so that a retry stops before it loads anything."""
         with self._write(self.marker) as temporary:
-            temporary.write_text(message + "\n", encoding="utf-8")
+            lines = [" ".join(message.split()), *([f"{FILES}{self._files}"] if self.files else [])]
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
     def refuse_known_failure(self) -> None:
-        """Raise StudyError where this identity is known to fail."""
-        if self.marker.is_file():
-            raise StudyError(
-                f"failed before, and nothing that it depends on has changed: "
-                f"{self.marker.read_text(encoding='utf-8').strip()}",
-                where=f"task {self.task}",
-                remedy="Mend the cause. Where that changes neither weights nor plan (a tokenizer's "
-                f"file, a machine), or to try once more all the same, delete {self.marker}.",
-            )
+        """Raise StudyError where this identity is known to fail with these files."""
+        if not self.marker.is_file():
+            return
+        reason, *more = self.marker.read_text(encoding="utf-8").splitlines()
+        if more and more[0] != f"{FILES}{self._files}":
+            return
+        raise StudyError(
+            f"failed before, and nothing that it depends on has changed: {reason}",
+            where=f"task {self.task}",
+            remedy="Mend the cause and run again. To try once more all the same, delete "
+            f"{self.folder}/*.failed.",
+        )
+
+    @property
+    def _files(self) -> str:
+        return sha256_text("\n".join(self.files))[:16]
 
     @contextlib.contextmanager
     def _write(self, path: Path) -> Iterator[Path]:
@@ -178,15 +196,10 @@ def unfinished(jobs: Sequence[TaskJob]) -> list[TaskJob]:
 def read_scores(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """A score table and its facts (identity, parts, job); StudyError where it has none."""
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table would import pandas in a scoring job
         return table, json.loads(table.schema.metadata[_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise StudyError(
-            f"is no score table ({error})",
-            where=str(path),
-            remedy="Delete it, and its original in resources/scored/ if that is damaged too, and "
-            "run the workflow again.",
-        ) from None
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from None
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
@@ -197,18 +210,23 @@ def read_facts(path: Path) -> dict[str, Any] | None:
     try:
         stated = (pq.read_schema(path).metadata or {}).get(_KEY)
         return json.loads(stated) if stated else None
-    except ValueError as error:  # pyarrow's, and that of JSON
-        raise StudyError(
-            f"is no score table ({error})",
-            where=str(path),
-            remedy="Delete it and run the workflow again: the store keeps what was scored.",
-        ) from None
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> StudyError:
+    return StudyError(
+        f"is no score table ({error})",
+        where=str(path),
+        remedy="Delete it and run the workflow again. If that names its original in "
+        "resources/scored/, delete it too: the task is then scored anew.",
+    )
 
 
 def _whole_shard(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except _UNREADABLE as error:
         raise StudyError(
             f"is damaged ({error})",
             where=str(path),

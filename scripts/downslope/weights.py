@@ -10,14 +10,16 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from downslope.errors import StudyError
 from downslope.files import atomic_write, sha256
-from downslope.lock import safe_name
+from downslope.identity import is_weights
+from downslope.lock import digest_of_weights, safe_name
 from downslope.tsv import write_tsv
 
 CONFIG = "config.json"
@@ -139,6 +141,34 @@ def fingerprint(folder: Path) -> pd.DataFrame:
         if file.endswith(".index.json"):
             check_index(folder / file, files, str(folder))
     return _digests(folder, files)
+
+
+def require_distinct(
+    ckpt: str, files: pd.DataFrame, rows: Iterable[Mapping[str, Any]], fingerprints: Path
+) -> None:
+    """Raise StudyError where another local checkpoint has the same weights as `ckpt`.
+
+    `files` are what `fingerprint` found, `rows` those of checkpoints.tsv, `fingerprints` the folder
+    of what was found before. What stands there may be out of date: the other is looked at anew.
+    """
+    own = [(file, digest) for file, digest in _pairs(files) if is_weights(file)]
+    for row in rows:
+        path = fingerprints / f"{row['ckpt']}.tsv"
+        if row["ckpt"] == ckpt or row["known_bad"] or not path.is_file():
+            continue
+        if own[0][1] not in path.read_text(encoding="utf-8"):
+            continue
+        if digest_of_weights(_pairs(fingerprint(Path(row["source"])))) == digest_of_weights(own):
+            raise StudyError(
+                f"{row['ckpt']} (line {row['line']}) and {ckpt} have the same weights: one model "
+                "would count twice",
+                where="config/checkpoints.tsv",
+                remedy="Mend the source of one, or give it a reason under known_bad.",
+            )
+
+
+def _pairs(files: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(files["file"], files["digest"], strict=True))
 
 
 def copy_tokenizer(folder: Path, destination: Path) -> pd.DataFrame:

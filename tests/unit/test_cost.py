@@ -408,8 +408,9 @@ def test_plans_at_hand(study: Study) -> None:
     manifest.touch()
     assert plans_at_hand(other, Lock(other, lock.path, tell=print), None) == []
     rows = [{"ckpt": row.ckpt, "source": "hub:toy/model", "revision": row.revision,
-             "file": "model.safetensors", "digest": f"sha256:{row.step:064d}"}
-            for row in study.checkpoints]  # fmt: skip
+             "file": file, "digest": f"sha256:{row.step:064d}"}
+            for row in study.checkpoints
+            for file in ("config.json", "model.safetensors")]  # fmt: skip
     rows.append({"ckpt": "tokenizer:bytes", "source": "hub:toy/model", "revision": "main",
                  "file": "tokenizer.json", "digest": f"sha256:{9:064d}"})  # fmt: skip
     every = pd.DataFrame(rows).assign(commit="a" * 40, bytes=7)

@@ -182,6 +182,23 @@ def test_duplicates_that_nobody_marked_stop_the_study_and_are_named():
         check_lock(lock, table, TOKENIZERS)
 
 
+def test_a_lock_that_has_lost_a_row_is_refused_by_name():
+    whole = [*model("step1", A), *model("step2", B), *tokenizer()]
+    table = [row("step1"), row("step2")]
+    assert check_lock(lock_of(whole), table, TOKENIZERS) == []
+    for file, words in (
+        ("model.safetensors", "step2 has no weights"),
+        ("config.json", "step2 has no config.json"),
+    ):
+        lost = [each for each in whole if (each[0], each[4]) != ("step2", file)]
+        assert len(lost) == len(whole) - 1
+        with pytest.raises(StudyError, match=rf"checkpoints\.lock\.tsv: {words}.*resolve"):
+            check_lock(lock_of(lost), table, TOKENIZERS)
+    bare = [*whole[: -len(tokenizer())], [*tokenizer()[0][:4], "config.json", 500, GIT]]
+    with pytest.raises(StudyError, match=r"tokenizer:\w+ has no tokenizer"):
+        check_lock(lock_of(bare), table, TOKENIZERS)
+
+
 def test_marking_all_but_one_of_the_duplicates_lets_the_study_pass():
     lock = lock_of(model("step1", A), model("step2", A), model("step3", A), tokenizer())
     marked = {"known_bad": "serves the final weights"}

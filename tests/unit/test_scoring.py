@@ -18,6 +18,7 @@ import torch
 
 from downslope.engine import Scorer
 from downslope.errors import StudyError
+from downslope.files import file_states
 from downslope.identity import SCORING_MODULES, modules_digest, score_identity
 from downslope.items import Item
 from downslope.models import load_model
@@ -181,7 +182,7 @@ def test_a_non_finite_score_names_the_item_and_is_remembered(folder: Path, tmp_p
     assert "is nan" in str(caught.value)
     with pytest.raises(StudyError, match="failed before") as again:
         score_tasks([job], never)
-    assert str(job.store.marker) in str(again.value), "the remedy names the file to delete"
+    assert f"delete {job.store.folder}/*.failed" in str(again.value)
     assert not job.store.finished.exists()
 
 
@@ -196,10 +197,39 @@ def test_a_checkpoint_with_another_tokenizer_is_refused_before_loading(
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (copy / "tokenizer.json").write_text(json.dumps(content))
     (copy / "model.safetensors").unlink()
-    job = job_of(plan_of(folder, "a", 3), tmp_path / "store")
-    with pytest.raises(StudyError, match="is not the one that the plan was made with"):
-        load_scorer(copy, [job], dtype="float32", threads=1)
-    assert job.store.marker.is_file()
+    jobs = [job_of(plan_of(folder, task, 3), tmp_path / "store") for task in ("a", "b")]
+    with pytest.raises(StudyError, match=r"task a, b: .* is not the one that the plan was made"):
+        load_scorer(copy, jobs, dtype="float32", threads=1)
+    assert all("is not the one" in job.store.marker.read_text() for job in jobs)
+
+
+def test_with_other_files_in_its_folder_a_checkpoint_is_tried_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A tokenizer that was put in, weights that were fetched once more: no identity tells."""
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    plans = [plan_of(folder, task, 3) for task in ("a", "b")]
+
+    def jobs() -> list[TaskJob]:
+        made = [job_of(plan, tmp_path / "store") for plan in plans]
+        for job in made:
+            job.store.files = file_states(copy.glob("*"))
+        return made
+
+    def load() -> Scorer:
+        return load_scorer(copy, jobs(), dtype="float32", threads=1)
+
+    with pytest.raises(StudyError, match="holds no tokenizer"):
+        score_tasks(jobs(), load)
+    with pytest.raises(StudyError, match="failed before"):
+        score_tasks(jobs(), never)
+    (tmp_path / "tokenizer.json").rename(copy / "tokenizer.json")
+    score_tasks(jobs(), load)
+    for job in jobs():
+        assert job.store.finished.is_file()
+        assert not job.store.marker.exists(), "it says nothing any more"
 
 
 def test_half_precision_on_a_cpu_is_announced(
@@ -242,7 +272,7 @@ def test_a_model_with_too_few_positions_is_refused(folder: Path, tmp_path: Path)
     model = load_model(folder, dtype="float32", device="cpu")
     model.config.max_position_embeddings = 5
     job = job_of(plan_of(folder, "a", 3), tmp_path)
-    with pytest.raises(StudyError, match=r"needs 9 positions and the model has 5"):
+    with pytest.raises(StudyError, match=r"longer than the model's 5 positions, up to 9"):
         score_tasks([job], lambda: Scorer(model))
 
 

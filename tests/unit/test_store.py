@@ -14,7 +14,7 @@ from test_plan import plan_of
 
 from downslope.errors import StudyError
 from downslope.failures import failure_reasons, reason_in
-from downslope.store import TaskStore, read_facts
+from downslope.store import TaskStore, read_facts, read_scores
 from downslope.tokenization import FolderTokenizer
 from downslope.touched import refuse_touched
 
@@ -39,6 +39,42 @@ def test_a_torn_score_file_is_named_with_what_to_do(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(StudyError, match=r"x\.parquet: is no score table.*Delete it"):
             refuse([path], tmp_path)
+
+
+def test_any_damage_is_named(byte_tokenizer: Path, tmp_path: Path) -> None:
+    """Bytes that are zeroed anywhere: pyarrow raises errors of many kinds, users see one."""
+    plan = plan_of(FolderTokenizer(byte_tokenizer))
+    store = TaskStore(tmp_path, "x", "id")
+    count = int(plan.request_offsets[-1])
+    none = np.zeros(count, np.float32), np.ones(count, bool)
+    store.save_packs(plan, [0], *none)
+    (shard,) = tmp_path.glob("x.id.packs/*.parquet")
+    packs = shard.read_bytes()
+    store.finish(plan.scores(*none), "{}", {})
+    whole, refused = store.finished.read_bytes(), []
+    for path, content in ((store.finished, whole), (shard, packs)):
+        path.parent.mkdir(exist_ok=True)
+        for start in range(0, len(content) - 32, 61):
+            path.write_bytes(content[:start] + bytes(32) + content[start + 32 :])
+            for read in (read_facts, read_scores, lambda _: store.load_packs(plan)):
+                try:
+                    read(path)
+                except StudyError as error:
+                    refused.append((str(path), str(error)))
+        path.unlink()
+    assert len(refused) > 20
+    assert all(path in said for path, said in refused)
+
+
+def test_a_damaged_original_is_not_published(tmp_path: Path) -> None:
+    path = publish(tmp_path, "a", dtype="float32", modules="new")
+    (original,) = (tmp_path / "store").glob("*.parquet")
+    store, before = TaskStore(tmp_path / "store", "a", "id"), path.read_bytes()
+    assert original == store.finished
+    original.write_bytes(before[:-20])
+    with pytest.raises(StudyError, match=r"store/a\.id\.parquet: is no score table.*scored anew"):
+        store.publish(path)
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_shard_is_named_with_what_to_do(byte_tokenizer: Path, tmp_path: Path) -> None:

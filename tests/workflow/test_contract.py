@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -119,6 +120,17 @@ def test_a_removed_checkpoint_costs_only_the_aggregates(study: Path) -> None:
     table = study / "config/checkpoints.tsv"
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     assert jobs(study) == AGGREGATES
+
+
+def test_weights_that_were_put_in_the_place_of_others_are_noticed(study: Path) -> None:
+    """Of an older date, by `cp -p` or `mv`: Snakemake by itself looks for newer files only."""
+    make_model(study / "models/other", seed=77, width=8)
+    weights = study / "models/other/model.safetensors"
+    os.utime(weights, (1e9, 1e9))
+    weights.replace(study / "models/w8-s2/model.safetensors")
+    assert jobs(study)["fingerprint"] == 1
+    snakemake(study, "resources/fingerprints/w8-s2.tsv")
+    assert jobs(study) == {"score": 1, **AGGREGATES}
 
 
 def test_a_checkpoint_with_a_slip_in_its_run_is_told(study: Path) -> None:
@@ -344,6 +356,26 @@ def test_a_broken_table_stops_the_run_in_one_sentence(study: Path) -> None:
     printed = snakemake(study, check=False)
     assert "config/checkpoints.tsv, line 2: parameters is 'many'" in printed
     assert "Traceback" not in printed
+
+
+def test_a_tokenizer_that_does_not_exist_is_refused_by_key(study: Path) -> None:
+    edit(study / "config/config.yaml", '"source": "tokenizer"', '"source": "tokeniser"')
+    printed = snakemake(study, check=False)
+    assert "config/config.yaml, tokenizers.bytes: the folder 'tokeniser' does not ex" in printed
+
+
+def test_one_model_under_two_names_stops_before_it_is_scored(study: Path) -> None:
+    (study / "models/w8-s8").mkdir()
+    for file in (study / "models/w8-s2").iterdir():
+        shutil.copy(file, study / "models/w8-s8")
+    rows = [*(checkpoint_row(w, s) for w in (8, 16) for s in (1, 2, 4)), checkpoint_row(8, 8)]
+    write_tsv_rows(study / "config/checkpoints.tsv", COLUMNS, rows)
+    printed = snakemake(study, check=False)
+    assert "w8-s2 (line 3) and w8-s8 have the same weights: one model would count" in printed
+    assert not (study / "resources/scored/w8-s8").exists()
+    # What was found in a folder before says nothing once others lie there.
+    make_model(study / "models/w8-s2", seed=77, width=8)
+    snakemake(study, "resources/fingerprints/w8-s8.tsv")
 
 
 def test_a_folder_that_does_not_exist_is_refused_by_row(study: Path) -> None:
