@@ -120,12 +120,17 @@ class TaskStore:
             pq.write_table(table, temporary)
 
     def finish(self, scores: pa.Table, parts: str, job: Mapping[str, Any]) -> None:
-        """Write the finished task with its identity, the identity's parts and the job's facts."""
+        """Write the finished task with its identity, the identity's parts and the job's facts.
+
+        Markers of the task go, whatever they were about.
+        """
         facts = {"identity": self.identity, "parts": json.loads(parts), "job": dict(job)}
         table = scores.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
         with self._write(self.finished) as temporary:
             pq.write_table(table, temporary)
-        self.marker.unlink(missing_ok=True)
+        for marker in matching(self.folder, f"{self.task}.*.failed"):
+            if marker.name.rsplit(".", 2)[0] == self.task:  # a task's name may have dots
+                marker.unlink(missing_ok=True)
         shutil.rmtree(self._packs, ignore_errors=True)
 
     def publish(self, output: Path) -> None:

@@ -66,6 +66,13 @@ def test_any_damage_is_named(byte_tokenizer: Path, tmp_path: Path) -> None:
     assert all(path in said for path, said in refused)
 
 
+def test_a_task_that_was_scored_leaves_no_marker_of_its_own(tmp_path: Path) -> None:
+    for task, identity in (("x", "old"), ("x", "id"), ("x.y", "id")):
+        TaskStore(tmp_path, task, identity).fail("nan")
+    TaskStore(tmp_path, "x", "id").finish(pa.table({}), "{}", {})
+    assert [path.name for path in tmp_path.glob("*.failed")] == ["x.y.id.failed"]
+
+
 def test_a_damaged_original_is_not_published(tmp_path: Path) -> None:
     path = publish(tmp_path, "a", dtype="float32", modules="new")
     (original,) = (tmp_path / "store").glob("*.parquet")

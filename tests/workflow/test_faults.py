@@ -92,12 +92,10 @@ def spoil_tokenizer(folder: Path) -> None:
 
 
 def mend(study: Path, ckpt: str) -> None:
-    """Put the right files in the place of the wrong ones, and do what the message said."""
+    """Put the right files in the place of the wrong ones; nothing else is asked of anybody."""
     right = study.with_name("undisturbed") / f"models/{ckpt}"
     for path in right.iterdir():
         shutil.copyfile(path, study / f"models/{ckpt}/{path.name}")
-    for marker in (study / f"resources/scored/{ckpt}").glob("*.failed"):
-        marker.unlink()
 
 
 @dataclass
