@@ -28,7 +28,7 @@ def log_to(path: str | Path | None) -> Iterator[logging.Logger]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(b"")
         # Appending: where two jobs have the same log, neither writes over the other's lines.
-        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
+        handlers.append(_LogFile(path, mode="a", encoding="utf-8"))
     root, log = logging.getLogger(), logging.getLogger("downslope")
     # Libraries are heard when they warn; what they do at other times is their affair.
     log.setLevel(logging.INFO)
@@ -46,7 +46,17 @@ def log_to(path: str | Path | None) -> Iterator[logging.Logger]:
     finally:
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose lines are at the terminal alone while its disk is full: a traceback for each of
+    them would bury what the job has to say about it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Progress:

@@ -346,6 +346,22 @@ def test_a_gated_model_without_token_says_what_to_do(hub, tmp_path):
     assert "https://huggingface.co/lab/tiny and set HF_TOKEN" in message
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_a_log_on_a_full_disk_buries_nothing(capfd):
+    def job() -> None:
+        with log_to("/dev/full") as log:
+            log.info("fetching")
+            raise StudyError("cannot be written, the disk is full", where="x")
+
+    with pytest.raises(SystemExit):
+        job()
+    said = capfd.readouterr().err
+    assert "cannot be written, the disk is full" in said
+    assert "fetching" in said
+    assert "Traceback" not in said
+    assert "Logging error" not in said
+
+
 def test_a_gated_model_comes_with_a_token_that_no_log_repeats(hub, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HF_TOKEN", "hf_hush")
     hub.gated.add(REPO)
