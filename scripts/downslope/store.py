@@ -51,14 +51,15 @@ class TaskStore:
     """What is known of one task's scores for one checkpoint under one identity.
 
     `confirm` is called before each write and raises where another process has taken over. `files`
-    say what lies in the checkpoint's folder, tokenizer included, which an identity does not name.
+    say what lies in the checkpoint's folder, tokenizer included, which an identity does not name;
+    None where that is not known, and weights may have gone.
     """
 
     folder: Path
     task: str
     identity: str
     confirm: Callable[[], None] = _nobody_else
-    files: Sequence[str] = ()
+    files: Sequence[str] | None = None
 
     @property
     def finished(self) -> Path:
@@ -142,15 +143,16 @@ class TaskStore:
     def fail(self, message: str) -> None:
         """Leave a marker, so that a retry stops before it loads anything."""
         with self._write(self.marker) as temporary:
-            lines = [" ".join(message.split()), *([f"{FILES}{self._files}"] if self.files else [])]
+            lines = [" ".join(message.split()), *self._files]
             temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
     def refuse_known_failure(self) -> None:
-        """Raise StudyError where this identity is known to fail with these files."""
+        """Raise StudyError where this identity is known to fail, with other files than these
+        excepted."""
         if not self.marker.is_file():
             return
         reason, *more = self.marker.read_text(encoding="utf-8").splitlines()
-        if more and more[0] != f"{FILES}{self._files}":
+        if more and self._files and more != self._files:
             return
         raise StudyError(
             f"failed before, and nothing that it depends on has changed: {reason}",
@@ -160,8 +162,10 @@ class TaskStore:
         )
 
     @property
-    def _files(self) -> str:
-        return sha256_text("\n".join(self.files))[:16]
+    def _files(self) -> list[str]:
+        if self.files is None:
+            return []
+        return [FILES + sha256_text("\n".join(self.files))[:16]]
 
     @contextlib.contextmanager
     def _write(self, path: Path) -> Iterator[Path]:

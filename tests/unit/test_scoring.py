@@ -226,6 +226,8 @@ def test_with_other_files_in_its_folder_a_checkpoint_is_tried_again(
     with pytest.raises(StudyError, match="failed before"):
         score_tasks(jobs(), never)
     (tmp_path / "tokenizer.json").rename(copy / "tokenizer.json")
+    with pytest.raises(StudyError, match="failed before"):  # nobody knows what lies there now
+        unfinished([job_of(plan, tmp_path / "store") for plan in plans])
     score_tasks(jobs(), load)
     for job in jobs():
         assert job.store.finished.is_file()
