@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def main(ckpt: str, folder: str, output: str, log: str) -> None:
     with log_to(log) as logger:
         files = fingerprint(Path(folder))
+        # First, so that of two that are looked through at the same time one sees the other.
+        write_tsv(files, output)
         # Read here, not passed: another row is no reason to look through this folder again.
         rows = read_table(Path("config/checkpoints.tsv"), "checkpoints")
         require_distinct(ckpt, files, rows, Path(output).parent)
-        write_tsv(files, output)
         logger.info("%d files in %s", len(files), folder)
 
 

@@ -48,13 +48,13 @@ def main(
         with open(manifest, encoding="utf-8", newline="") as table:
             files = csv.DictReader(table, delimiter="\t")
             weights = model_digest((row["file"], row["digest"]) for row in files)
-        lying_there = file_states(Path(folder).glob("*"))
+        at_hand = file_states(Path(folder).glob("*"))
         jobs = []
         for task, plan in zip(tasks, listed_plans(Path(plans), tasks), strict=True):
             identity, parts = score_identity(
                 plan=plan.digest, weights=weights, dtype=dtype, modules=modules
             )
-            place = TaskStore(Path(store), task, identity, claim.confirm, lying_there)
+            place = TaskStore(Path(store), task, identity, claim.confirm, at_hand)
             jobs.append(TaskJob(plan, place, parts))
         if unfinished(jobs):
             # Seconds, and gigabytes on a GPU: only now is it known that they are needed.

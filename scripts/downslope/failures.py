@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downslope.files import matching
-from downslope.store import FILES
 
 FAILED = ".failed"
+
+FILES = "files "
+"""How the line of a marker begins that says which files were there: with others it says nothing."""
 
 
 def fetch_marker(weights: Path, ckpt: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from downslope.figure_names import Row, reasons, signed, turned_sentence
-from downslope.panel import LEFT_OUT
+from downslope.panel import LEFT_OUT, reason_of
 
 OTHER_QUESTION = "item"
 MIXED = "sd of the value"
@@ -45,7 +45,7 @@ def forest_caption(marks: pd.DataFrame, rows: Sequence[Row], robust: str, unit: 
         sentences.append(f"Left out: {_listed(noted, rows, marks)}.")
     stuck = drawn[drawn["stuck"]]
     if len(stuck):
-        why = "; ".join(_after(status) for status in stuck["status"].unique())
+        why = "; ".join(reason_of(status) for status in stuck["status"].unique())
         sentences.append(f"?: even the smallest p that the method can give is too large ({why}).")
     absent = marks[marks["x"].isna()]
     if len(absent):
@@ -68,7 +68,7 @@ def _listed(some: pd.DataFrame, rows: Sequence[Row], marks: pd.DataFrame) -> str
     by_reason: dict[str, dict[tuple[int, ...], list[str]]] = {}
     for (status, method), group in some.groupby(["status", "method"], sort=False):
         where = tuple(sorted(set(group["row"])))
-        by_reason.setdefault(_after(str(status)), {}).setdefault(where, []).append(str(method))
+        by_reason.setdefault(reason_of(str(status)), {}).setdefault(where, []).append(str(method))
     found = []
     for reason, places in by_reason.items():
         for where, which in places.items():
@@ -77,7 +77,3 @@ def _listed(some: pd.DataFrame, rows: Sequence[Row], marks: pd.DataFrame) -> str
             place = "all outcomes" if len(there) == len(titles) > 1 else ", ".join(there)
             found.append((f"{who} in {place}", reason))
     return reasons(found, "effects.tsv")
-
-
-def _after(status: str) -> str:
-    return status.split(": ", 1)[-1]

@@ -80,8 +80,8 @@ def check_lock(
 
     Raises StudyError for hub rows that are not locked or locked for another source or revision
     (known_bad checkpoints are never fetched, so they may lack), for those of which a file that is
-    needed has no row, and for checkpoints with the same
-    weights of which at most one is unmarked as known_bad: the same model would count twice.
+    needed has no row, and for checkpoints with the same weights of which more than one is not
+    marked known_bad: the same model would count twice.
     """
     wants = wanted(checkpoints, tokenizers)
     locked = records_by_name(lock)

@@ -89,16 +89,9 @@ class Lock:
 
 
 def require_tokenizer_folder(name: str, source: str) -> None:
-    """Raise StudyError for a local tokenizer whose folder is not there; one under resources/ may
-    be made by a rule."""
-    folder = Path(source)
-    if not (source.startswith(HUB) or folder.is_dir() or folder.parts[0] == "resources"):
-        raise StudyError(
-            f"the folder {source!r} does not exist",
-            where=f"config/config.yaml, tokenizers.{name}",
-            remedy="Mend the source: a path relative to the study, or an absolute one; a model of "
-            "the hub is written hub:owner/name.",
-        )
+    """Raise StudyError for a local tokenizer whose folder is not there, as `local_files` does."""
+    if not source.startswith(HUB):
+        _require_folder(source, f"config/config.yaml, tokenizers.{name}")
 
 
 def local_files(row: Checkpoint) -> list[str]:
@@ -107,14 +100,19 @@ def local_files(row: Checkpoint) -> list[str]:
     A folder under resources/ may not exist yet, since a rule of the study can make it: it is then
     expected to hold config.json and model.safetensors. Any other must be there: StudyError.
     """
+    _require_folder(row.source, f"config/checkpoints.tsv, line {row.line} ({row.ckpt})")
     folder = Path(row.source)
-    if not folder.is_dir() and folder.parts[0] != "resources":
-        raise StudyError(
-            f"the folder {row.source!r} does not exist",
-            where=f"config/checkpoints.tsv, line {row.line} ({row.ckpt})",
-            remedy="Mend the source: a path relative to the study, or an absolute one; a model of "
-            "the hub is written hub:owner/name.",
-        )
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     names = [path.name for path in weights] or ["model.safetensors"]
     return [f"{row.source}/{name}" for name in ["config.json", *names]]
+
+
+def _require_folder(source: str, where: str) -> None:
+    if Path(source).is_dir() or Path(source).parts[0] == "resources":
+        return
+    raise StudyError(
+        f"the folder {source!r} does not exist",
+        where=where,
+        remedy="Mend the source: a path relative to the study, or an absolute one; a model of the "
+        "hub is written hub:owner/name.",
+    )

@@ -48,6 +48,11 @@ class Panel:
         return len(np.unique(self.run))
 
 
+def reason_of(status: str) -> str:
+    """What stands behind the first words of a status: `not estimable: 2 runs` -> `2 runs`."""
+    return status.split(": ", 1)[-1]
+
+
 def runs_of(rows: Iterable[Mapping[Any, Any]]) -> TextArray:
     """The run of each row of a table, written `family/parameters/seed`."""
     return np.array(["/".join(str(row[name]) for name in RUN) for row in rows], dtype=np.str_)

@@ -28,13 +28,11 @@ from numpy.typing import NDArray
 
 from downslope.arrow import numbers
 from downslope.errors import StudyError
+from downslope.failures import FAILED, FILES
 from downslope.files import atomic_write, matching, sha256_text
 from downslope.plan import Plan
 
 _KEY = b"downslope"
-
-FILES = "files "
-"""How the second line of a marker begins: with other files in the folder it says nothing."""
 
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 """What pyarrow and JSON raise for what is no table of ours, or half of one."""
@@ -67,7 +65,7 @@ class TaskStore:
 
     @property
     def marker(self) -> Path:
-        return self.folder / f"{self.task}.{self.identity}.failed"
+        return self.folder / f"{self.task}.{self.identity}{FAILED}"
 
     @property
     def _packs(self) -> Path:
@@ -129,7 +127,7 @@ class TaskStore:
         table = scores.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
         with self._write(self.finished) as temporary:
             pq.write_table(table, temporary)
-        for marker in matching(self.folder, f"{self.task}.*.failed"):
+        for marker in matching(self.folder, f"{self.task}.*{FAILED}"):
             if marker.name.rsplit(".", 2)[0] == self.task:  # a task's name may have dots
                 marker.unlink(missing_ok=True)
         shutil.rmtree(self._packs, ignore_errors=True)
@@ -158,7 +156,7 @@ class TaskStore:
             f"failed before, and nothing that it depends on has changed: {reason}",
             where=f"task {self.task}",
             remedy="Mend the cause and run again. To try once more all the same, delete "
-            f"{self.folder}/*.failed.",
+            f"{self.folder}/*{FAILED}.",
         )
 
     @property
@@ -223,24 +221,24 @@ def read_facts(path: Path) -> dict[str, Any] | None:
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> StudyError:
-    return StudyError(
-        f"is no score table ({error})",
-        where=str(path),
-        remedy="Delete it and run the workflow again. If that names its original in "
-        "resources/scored/, delete it too: the task is then scored anew.",
-    )
-
-
 def _whole_shard(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except _UNREADABLE as error:
-        raise StudyError(
-            f"is damaged ({error})",
-            where=str(path),
-            remedy="Delete it and run again: its packs are scored anew.",
-        ) from None
+        remedy = "Delete it and run again: its packs are scored anew."
+        raise _damaged(path, error, "is damaged", remedy) from None
+
+
+def _damaged(
+    path: Path,
+    error: Exception,
+    what: str = "is no score table",
+    remedy: str = "Delete it and run the workflow again: what else is stored is kept. If that "
+    "names its original in resources/scored/, delete it too, and it is scored anew.",
+) -> StudyError:
+    if isinstance(error, OSError) and error.errno is not None:  # the disk, not the table
+        what, remedy = "cannot be read", "Try again, or look at the disk that it lies on."
+    return StudyError(f"{what} ({error})", where=str(path), remedy=remedy)
 
 
 def require_identity(facts: Mapping[str, Any], wanted: str, parts: str, path: Path) -> None:

@@ -26,7 +26,7 @@ import pandas as pd
 
 from downslope.figure_style import short_numbers
 from downslope.outcomes import Outcome, printed_titles
-from downslope.panel import EFFECTS, LEFT_OUT
+from downslope.panel import EFFECTS, LEFT_OUT, reason_of
 from downslope.run_trends import directions, largest_only
 from downslope.verdict_words import (
     AXES,
@@ -91,10 +91,10 @@ def verdicts(
 
     `outcomes` maps declared families to outcomes `task/protocol/metric`, `titles` tasks to printed
     names, `causes` tasks to what is said to make models fail, `better` metrics to `higher` or
-    `lower`. Numbers are those of `robust`; `*_methods`
-    names every method that finds the effect, `left_out` the runs that `robust` does not rest on,
-    `own_trends` the runs that fall during training on these items, or `untested` why none could be
-    asked, `shape_*` the shape on each axis, `verdict` says all of it in words.
+    `lower`. Numbers are those of `robust`; `*_methods` names every method that finds the effect,
+    `left_out` the runs that `robust` does not rest on, `own_trends` the runs that fall during
+    training on these items, or `untested` why none could be asked, `shape_*` the shape on each
+    axis, `verdict` says all of it in words.
     """
     rows = []
     for family, texts in outcomes.items():
@@ -135,7 +135,7 @@ def verdicts(
             row |= {
                 "left_out": left_out(of_outcome[of_outcome["method"] == robust]),
                 "own_trends": own,
-                "untested": "" if own else "; ".join(_reasons(runs["status"])),
+                "untested": "" if own else _reasons(runs["status"]),
                 "log_odds": _log_odds(effects, outcome, readings, robust, level),
                 "n": int(of_outcome["n"].max()),
                 "expected": int(of_outcome["expected"].iloc[0]),
@@ -175,13 +175,11 @@ def own_trends(runs: pd.DataFrame, level: float, better: str) -> str:
 
 def left_out(of_judge: pd.DataFrame) -> str:
     """The runs of an outcome that its judge has left out of the fit, and why."""
-    noted = of_judge["status"][of_judge["status"].str.startswith(LEFT_OUT)]
-    return "; ".join(_reasons(noted))
+    return _reasons(of_judge["status"][of_judge["status"].str.startswith(LEFT_OUT)])
 
 
-def _reasons(statuses: pd.Series) -> list[str]:
-    """What stands behind the first words of each status, once."""
-    return list(dict.fromkeys(status.split(": ", 1)[-1] for status in statuses))
+def _reasons(statuses: pd.Series) -> str:
+    return "; ".join(dict.fromkeys(map(reason_of, statuses)))
 
 
 def _rows(table: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:

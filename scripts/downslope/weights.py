@@ -150,6 +150,7 @@ def require_distinct(
 
     `files` are what `fingerprint` found, `rows` those of checkpoints.tsv, `fingerprints` the folder
     of what was found before. What stands there may be out of date: the other is looked at anew.
+    It spares the scoring; what makes sure is `aggregate.wanted_identities`, which sees all at once.
     """
     own = [(file, digest) for file, digest in _pairs(files) if is_weights(file)]
     for row in rows:

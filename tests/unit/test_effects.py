@@ -190,6 +190,17 @@ def test_missing_cells_leave_the_effect_ok_and_are_counted():
     assert (set(effects["n"]), set(effects["expected"]), set(effects["df"])) == ({10}, {12}, {6})
 
 
+def test_cells_of_a_run_that_a_method_leaves_out_are_not_counted():
+    """Four sizes; of one only the last two steps of four are left, near each other."""
+    cells, checkpoints = grid(sizes=(7e7, 1e9, 2.8e9, 1.2e10), steps=(1000, 4000, 128000, 143000))
+    early = {row["ckpt"] for row in checkpoints if row["parameters"] == 2.8e9 and row["step"] < 1e5}
+    some = cells[~cells["ckpt"].isin(early)]
+    effects = fit_effects(some, checkpoints, {"all": OUTCOMES}, methods=["ols", "two-stage"])
+    counts = effects.groupby("method")[["n", "runs", "df"]].agg(set).to_dict("index")
+    assert counts["ols"] == {"n": {14}, "runs": {4}, "df": {10}}
+    assert counts["two-stage"] == {"n": {12}, "runs": {3}, "df": {1}}
+
+
 def test_too_few_cells():
     cells, checkpoints = grid()
     few = cells[cells["ckpt"].isin([row["ckpt"] for row in checkpoints[:3]])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_plan import plan_of
 
 from downslope.errors import StudyError
 from downslope.failures import failure_reasons, reason_in
-from downslope.store import TaskStore, read_facts, read_scores
+from downslope.store import TaskStore, _whole_shard, read_facts, read_scores
 from downslope.tokenization import FolderTokenizer
 from downslope.touched import refuse_touched
 
@@ -64,6 +65,24 @@ def test_any_damage_is_named(byte_tokenizer: Path, tmp_path: Path) -> None:
         path.unlink()
     assert len(refused) > 20
     assert all(path in said for path, said in refused)
+
+
+def test_a_disk_that_cannot_be_read_is_no_reason_to_delete_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = publish(tmp_path, "a", dtype="float32", modules="new")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in ("read_schema", "ParquetFile", "read_table"):
+        monkeypatch.setattr(f"downslope.store.pq.{name}", refused)
+    for read in (read_facts, read_scores, _whole_shard):
+        with pytest.raises(
+            StudyError, match=r"x\.parquet: cannot be read .*look at the disk"
+        ) as at:
+            read(path)
+        assert "Delete" not in str(at.value)
 
 
 def test_a_task_that_was_scored_leaves_no_marker_of_its_own(tmp_path: Path) -> None:

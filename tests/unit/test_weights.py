@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fingerprint_folder
 from downslope.errors import StudyError
 from downslope.tsv import read_tsv
 from downslope.weights import (
@@ -19,6 +20,7 @@ from downslope.weights import (
     is_as_locked,
     tokenizer_files,
 )
+from tiny_study import COLUMNS, checkpoint_row, write_tsv_rows
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 INDEX = "model.safetensors.index.json"
@@ -132,6 +134,32 @@ def test_a_fingerprint_is_of_the_files_that_count(tmp_path):
     assert list(frame["digest"]) == [
         f"sha256:{hashlib.sha256(content).hexdigest()}" for content in files.values()
     ]
+
+
+def test_of_two_folders_with_the_same_weights_one_sees_the_other(tmp_path, monkeypatch):
+    """Also where both are looked through at the same time: what one found lies there already."""
+    monkeypatch.chdir(tmp_path)
+    names = ("w8-s1", "w8-s2", "w8-s4")
+    for name in names:
+        files = {"config.json": name.encode(), "model.safetensors": b"one and the same"}
+        folder_of(tmp_path / f"models/{name}", **files)
+    rows = [checkpoint_row(8, 1), checkpoint_row(8, 2, known_bad="a copy"), checkpoint_row(8, 4)]
+    (tmp_path / "config").mkdir()
+    write_tsv_rows(tmp_path / "config/checkpoints.tsv", COLUMNS, rows)
+
+    def find(name):
+        output = tmp_path / f"resources/fingerprints/{name}.tsv"
+        fingerprint_folder.main(name, f"models/{name}", str(output), str(tmp_path / "log"))
+
+    find("w8-s2")  # marked known_bad, so the others may have its weights
+    find("w8-s1")
+    with pytest.raises(SystemExit):
+        find("w8-s4")
+    assert "w8-s1 (line 2) and w8-s4 have the same weights" in (tmp_path / "log").read_text()
+    assert (tmp_path / "resources/fingerprints/w8-s4.tsv").is_file()
+    # What was found before is out of date.
+    (tmp_path / "models/w8-s1/model.safetensors").write_bytes(b"others by now")
+    find("w8-s4")
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
