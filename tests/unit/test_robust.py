@@ -123,3 +123,13 @@ def test_a_run_is_indispensable_where_it_alone_has_a_second_size():
 def test_runs_without_slope_are_those_with_one_token_count():
     tokens = np.array([1e9, 1e10, 1e9, 1e10, 1e10])
     assert runs_without_slope(tokens, np.array(["b", "b", "a", "c", "c"])) == ["a", "c"]
+
+
+def test_a_run_whose_tokens_hardly_vary_is_measured_by_those_that_do():
+    """Spreads 2, 2 and 0.02; three runs of one checkpoint have no say in what is usual."""
+    tokens = np.array([0.0, 1, 2, 0, 1, 2, 1.9, 2, 2.1, 0, 1, 2])
+    run = np.array([*"aaabbbccc", "x", "y", "z"])
+    assert runs_without_slope(tokens, run) == ["c", "x", "y", "z"]
+    # A tenth of the usual is enough: spreads 2, 2 and 0.2.
+    tokens[6:9] = np.array([-1, 0, 1]) * np.sqrt(0.1001)
+    assert runs_without_slope(tokens, run) == ["x", "y", "z"]

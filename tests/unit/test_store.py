@@ -139,7 +139,7 @@ def test_what_snakemake_will_make_again_is_its_own_affair(tmp_path: Path) -> Non
 def test_what_failed_under_another_identity_says_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "scored/c"
     TaskStore(folder, "x", "id1").fail("nan in float16")
-    TaskStore(folder, "x", "id2").fail("nan in\nfloat32")
+    TaskStore(folder, "x", "id2", files=["config.json 2 3"]).fail("nan in\nfloat32")
     TaskStore(folder, "y.z", "id9").fail("too long")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/d.failed").write_text("404\n")

@@ -328,7 +328,9 @@ def test_the_page_names_runs_that_the_judge_leaves_out():
         effect_rows(FOUND, effect=effect, jackknife=status, ols="left out: all of them")
         for effect in ("parameters", "tokens", "interaction")
     )
+    rows.loc[rows["method"] == "jackknife", "n"] = 6
     one = table(rows)
+    assert one["n"].tolist() == [9], "cells that there are, whatever the judge leaves out"
     assert one["left_out"].tolist() == ["toy/3/0 (tokens that hardly vary)"]
     given = {"title": "x", "robust": "jackknife", "level": 0.05, "level_notes": {}}
     said = "- jackknife leaves out toy/3/0 (tokens that hardly vary): what is said of size"
