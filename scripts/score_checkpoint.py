@@ -18,6 +18,7 @@ for _name in list(os.environ):
         os.environ.pop(_name)
 os.environ.update(HF_HUB_OFFLINE="1", HF_TOKEN_PATH=os.devnull, TOKENIZERS_PARALLELISM="false")
 from downslope.claim import claimed  # noqa: E402
+from downslope.errors import StudyError  # noqa: E402
 from downslope.files import file_states  # noqa: E402
 from downslope.identity import model_digest, score_identity  # noqa: E402
 from downslope.logs import log_to  # noqa: E402
@@ -46,9 +47,11 @@ def main(
     # is loaded; what it has scored is then found in the store.
     with log_to(log) as logger, claimed(Path(store)) as claim:
         with open(manifest, encoding="utf-8", newline="") as table:
-            files = csv.DictReader(table, delimiter="\t")
-            weights = model_digest((row["file"], row["digest"]) for row in files)
-        at_hand = file_states(Path(folder).glob("*"))
+            files = list(csv.DictReader(table, delimiter="\t"))
+        weights = model_digest((row["file"], row["digest"]) for row in files)
+        gone = [row["file"] for row in files if not Path(folder, row["file"]).is_file()]
+        # A folder that gave its weights up does not count as one with other files in it.
+        at_hand = None if gone else file_states(Path(folder).glob("*"))
         jobs = []
         for task, plan in zip(tasks, listed_plans(Path(plans), tasks), strict=True):
             identity, parts = score_identity(
@@ -57,6 +60,12 @@ def main(
             place = TaskStore(Path(store), task, identity, claim.confirm, at_hand)
             jobs.append(TaskJob(plan, place, parts))
         if unfinished(jobs):
+            if gone:
+                raise StudyError(
+                    f"lacks {', '.join(gone)}, listed in {manifest}",
+                    where=folder,
+                    remedy="Run the workflow again: what can be fetched is fetched again.",
+                )
             # Seconds, and gigabytes on a GPU: only now is it known that they are needed.
             from downslope.scoring import load_scorer, score_tasks
 

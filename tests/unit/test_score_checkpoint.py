@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from downslope.identity import model_digest
 from downslope.models import load_model
 from downslope.plan import write_plan
 from downslope.plan_list import list_plans
+from downslope.reclaim import empty_folder
 from downslope.scoring import score_tasks
 from downslope.store import TaskJob, TaskStore, read_scores
 from downslope.tokenization import FolderTokenizer
-from downslope.weights import fingerprint
+from downslope.weights import MANIFEST, fingerprint
 from tiny_study import ROOT, make_model, write_tsv_rows
 
 TASKS = ("a", "b")
@@ -230,6 +232,30 @@ def test_a_failure_for_good_ends_the_next_try_before_torch_is_loaded(tmp_path: P
     assert "task a: failed before, and nothing that it depends on has changed" in log
     assert "Traceback" not in log
     assert not (job.store / CLAIM).exists()
+
+
+def test_a_folder_that_gave_its_weights_up_changes_nothing_of_why_it_failed(tmp_path: Path) -> None:
+    """The retry of a job that failed for good finds the list of files and nothing else."""
+    job = Job(tmp_path, spoilt=True)
+    assert job.run()[0] == 1
+    shutil.copy(job.folder / "manifest.tsv", job.model / MANIFEST)
+    empty_folder(job.model)
+    job.log.unlink()
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert "task a: failed before, and nothing that it" in job.log.read_text()
+    assert all("is nan" in path.read_text() for path in job.store.glob("*.failed"))
+
+
+def test_weights_that_went_before_they_were_scored_leave_no_failure_for_good(job: Job) -> None:
+    copy = shutil.copytree(job.model, job.folder / "copy")
+    (job.model / "model.safetensors").unlink()
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert f"{job.model}: lacks model.safetensors, listed in " in job.log.read_text()
+    assert [path for path in job.store.rglob("*") if path.is_file()] == []
+    shutil.copy(copy / "model.safetensors", job.model)
+    assert job.run()[0] == 0
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(job: Job) -> None:
