@@ -24,6 +24,9 @@ the cache before the softmax has read them."""
 
 _LOG2_E = float(np.float32(math.log2(math.e)))  # as the products below round it
 
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What Gemma 2, RecurrentGemma and xLSTM call theirs."""
+
 Found = tuple[torch.Tensor, torch.Tensor]
 """(targets,) each: log-probability of a target, and whether no token is likelier; on the device."""
 
@@ -36,7 +39,7 @@ class Head:
     """A model's output layer: weight (vocabulary, hidden), bias (vocabulary,) or None.
 
     `softcap` bounds logits by softcap * tanh(logit / softcap) (Gemma 2), `scale` multiplies them
-    (Cohere; its inverse in Granite).
+    (Cohere, Falcon-H1; its inverse in Granite).
     """
 
     weight: torch.Tensor
@@ -47,14 +50,15 @@ class Head:
     @classmethod
     def of(cls, model: Any) -> Head:
         """The output layer of a causal language model; TypeError where it is no linear layer."""
-        layer, config = model.get_output_embeddings(), model.config
+        layer, config = model.get_output_embeddings(), model.config.get_text_config()
         if not isinstance(layer, torch.nn.Linear):
             raise TypeError(f"its output layer is {type(layer).__name__}, not linear")
         return cls(
             layer.weight,
             layer.bias,
-            getattr(config, "final_logit_softcapping", None),
+            next((cap for name in _SOFTCAPS if (cap := getattr(config, name, None))), None),
             (getattr(config, "logit_scale", None) or 1.0)
+            * (getattr(config, "lm_head_multiplier", None) or 1.0)
             / (getattr(config, "logits_scaling", None) or 1.0),
         )
 
@@ -62,7 +66,7 @@ class Head:
         """Log-probability of `token` after `hidden[row]`, and whether no token is likelier.
 
         hidden (rows, hidden); row and token (targets,). Returns float64 and bool, (targets,) each,
-        on the device of the weights.
+        on the device of the weights; NaN for a token that is not in the vocabulary.
         """
         device = self.weight.device
         hidden = hidden.to(device)
@@ -82,10 +86,10 @@ class Head:
         largest = hidden.new_full((len(hidden), 1), _LOWEST, dtype=torch.float32)
         total = torch.zeros_like(largest)
         shift = largest * _LOG2_E
-        chosen = hidden.new_empty(len(token), dtype=torch.float32)
+        chosen = hidden.new_full((len(token),), math.nan, dtype=torch.float32)
         for first in range(0, len(self.weight), COLUMNS):
             logits = self._logits(hidden, slice(first, first + COLUMNS))
-            inside = (token >= first) & (token < first + COLUMNS)
+            inside = (token >= first) & (token < first + logits.shape[1])
             at = torch.where(inside, token - first, 0)
             chosen = torch.where(inside, logits[row, at], chosen)
             largest = torch.maximum(largest, logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)

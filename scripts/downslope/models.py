@@ -57,6 +57,9 @@ def read_model(folder: Path, *, dtype: str, device_map: dict[str, Any] | None) -
         "use_safetensors": any(folder.glob("*.safetensors")),
         "weights_only": True,
         "output_loading_info": True,
+        # What a config may ask for, and scoring could not read.
+        "return_dict": True,
+        "output_attentions": False,
     }
     transformers = _transformers()
     load = partial(transformers.AutoModelForCausalLM.from_pretrained, str(folder), **options)
@@ -97,18 +100,30 @@ def longest_sequence(model: Any) -> int | None:
     Where a longer sequence changes the positions of all its tokens (`longrope`, `dynamic`), it is
     what comes before that: scores would depend on what a request shares a batch with.
     """
-    config = model.config
+    config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
-        stated = (rope, vars(config))
+    by_layer_type = [some for some in rope.values() if isinstance(some, dict)]
+    changing = [
+        some
+        for some in (rope, *by_layer_type)
+        if some.get("rope_type", some.get("type")) in ("longrope", "dynamic")
+    ]
+    if changing:
+        stated = (*changing, vars(config))
         original = [some.get("original_max_position_embeddings") for some in stated]
         if known := [value for value in original if isinstance(value, int)]:
             return min(known)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(model.config, name, None)
+        value = getattr(config, name, None)
         if isinstance(value, int):
             return value
     return None
+
+
+def vocabulary(model: Any) -> int | None:
+    """How many tokens a model knows, or None where its config does not say."""
+    size = getattr(model.config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def _transformers() -> Any:
@@ -134,8 +149,8 @@ def _faults_of(folder: Path) -> Iterator[None]:
             where=str(folder),
             remedy="Get the checkpoint as safetensors, or convert it where you trust its source.",
         ) from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if out_of_memory(error):
+    except Exception as error:  # of any kind: the library raises what its parts do
+        if isinstance(error, (StudyError, MemoryError)) or out_of_memory(error):
             raise
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
             raise StudyError(
@@ -144,6 +159,12 @@ def _faults_of(folder: Path) -> Iterator[None]:
                 remedy="Try again, or look at the disk that it lies on.",
             ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        if isinstance(error, ImportError):  # the environment may change, with the same files
+            raise StudyError(
+                f"asks for a library that is not here ({first})",
+                where=str(folder),
+                remedy="Add it to envs/score.yaml, or leave the checkpoint out (known_bad).",
+            ) from error
         raise UnusableFolder(
             f"cannot be loaded as a causal language model ({first})",
             where=str(folder),

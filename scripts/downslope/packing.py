@@ -149,6 +149,11 @@ def computed_tokens(packs: Sequence[Pack]) -> int:
     return sum(len(pack.tokens) for pack in packs) + sum(len(pack.stem) for pack in stems)
 
 
+def largest_token(pack: Pack) -> int:
+    """The largest token that a pack reads or predicts."""
+    return max(int(some.max(initial=0)) for some in (pack.stem, pack.tokens, pack.target_token))
+
+
 def _sort_key(request: Request) -> tuple[bytes, int, int]:
     """Depth-first order: what is read, then what is predicted last, then the answer's length."""
     read = np.asarray(request.tokens[:-1], ">u4").tobytes()

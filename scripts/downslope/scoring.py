@@ -21,8 +21,8 @@ from downslope.errors import StudyError, UnusableFolder
 from downslope.job_report import environment, peak, say_what_stands_idle
 from downslope.lanes import lanes_for
 from downslope.logs import Progress
-from downslope.models import load_model, longest_sequence
-from downslope.packing import computed_tokens
+from downslope.models import load_model, longest_sequence, vocabulary
+from downslope.packing import computed_tokens, largest_token
 from downslope.self_check import choose_path
 from downslope.store import TaskJob, unfinished
 from downslope.tokenization import tokenizer_digest
@@ -49,8 +49,9 @@ def score_tasks(
     if not missing:
         return
     scorer = load()
-    _require_length(missing, scorer)
-    self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
+    _require_limits(missing, scorer)
+    with _marked(missing):
+        self_check = choose_path(scorer, [pack for job in jobs for pack in job.plan.packs])
     log.info("%s path, self-check %.1e", scorer.path, self_check)
     tasks = [_Task(job, *job.store.load_packs(job.plan)) for job in missing]
     packs = [task.job.plan.packs[k] for task in tasks for k in task.waiting]
@@ -106,7 +107,8 @@ def _marked(jobs: Sequence[TaskJob]) -> Iterator[None]:
         raise
 
 
-def _require_length(jobs: Sequence[TaskJob], scorer: Scorer) -> None:
+def _require_limits(jobs: Sequence[TaskJob], scorer: Scorer) -> None:
+    """That the model has a position for every token that is read, and knows it."""
     limit = longest_sequence(scorer.model)
     longest = {
         job.store.task: max(int(pack.depth.max()) + 1 for pack in job.plan.packs) for job in jobs
@@ -116,6 +118,15 @@ def _require_length(jobs: Sequence[TaskJob], scorer: Scorer) -> None:
         f"has requests that are longer than the model's {limit} positions, up to "
         f"{max(longest.values())}",
         "Set max_length of this tokenizer in config.yaml to the smallest model's positions.",
+    )
+    known = vocabulary(scorer.model)
+    largest = {job.store.task: max(map(largest_token, job.plan.packs)) for job in jobs}
+    _fail(
+        [job for job in jobs if known is not None and largest[job.store.task] >= known],
+        f"has tokens of other numbers than the model's 0 to {(known or 0) - 1}, up to "
+        f"{max(largest.values())}",
+        "Its tokenizer is another model's, or was added to. Give the checkpoint its own "
+        "(checkpoints.tsv).",
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from downslope.engine import Scorer, out_of_memory
+from downslope.errors import StudyError, UnusableFolder
 from downslope.packing import Pack, pack_together
 from downslope.protocols import Request
 
@@ -41,16 +42,23 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     plausible, wrong numbers.
 
     Returns the largest difference of a log-probability on the path taken, NaN where the weights
-    give nothing to compare.
+    give nothing to compare. Raises UnusableFolder for a model that is not causal, StudyError for
+    one that fails by itself.
     """
     long, short = _sample(packs)
     sample, _ = pack_together([*long, *short])
     scorer.path = "whole"
-    whole = Scorer(scorer.model, "whole").target_logprobs(sample)
+    try:
+        whole = _scored(Scorer(scorer.model, "whole"), sample)
+    except _Refused as refused:
+        remedy = "Look at its config.json, or leave the checkpoint out (known_bad)."
+        where = type(scorer.model).__name__
+        raise StudyError(str(refused), where=where, remedy=remedy) from refused.__cause__
     if not np.isfinite(whole).all():  # damaged weights, or overflow: scoring will name the item
         _warn("log-probabilities that are no finite numbers; scored one at a time")
         return float("nan")
     tolerance = TOLERANCE[scorer.dtype]
+    _require_causal(scorer, long[0], tolerance)
     reference = whole
     if scorer.dtype != torch.float32:
         # A model rounds its logits to its own dtype, which `head` does not: it is checked first.
@@ -58,7 +66,7 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
         try:
             reference = _agreed(by_itself, sample, whole, _HEAD_SLACK * tolerance, _OTHER_HEAD)
         except _Refused as refused:
-            _warn(str(refused))
+            _warn(f"{refused}; scored in a slower way")
             return 0.0
     left: dict[str, str] = {}  # of a path left twice, the second reason is the one to know
     for path, narrow, why in (
@@ -77,8 +85,38 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
         scorer.path, scorer.narrow = path, min(scorer.narrow, narrow)
         break
     for reason in left.values():
-        _warn(reason)
+        _warn(f"{reason}; scored in a slower way")
     return 0.0 if scorer.path == "whole" else float(np.abs(found - reference).max())
+
+
+def _require_causal(scorer: Scorer, request: Request, tolerance: float) -> None:
+    """Raise UnusableFolder where predictions change with tokens that follow.
+
+    The library gives an output layer to BERT and XLNet too; read as language models they score an
+    answer by what stands behind it. The beginning of a request is read twice, the second time with
+    other tokens in its second half. The same sums are taken for the first, so that next to nothing
+    may change there; but rounding may send a token to another expert, hence the median.
+    """
+    begin = request.tokens[:_BRANCH]
+    pack, _ = pack_together([Request(begin, len(begin) - 1)])
+    half = (len(pack.tokens) + 1) // 2
+    early = pack.target_position < half
+    one = dataclasses.replace(
+        pack,
+        target_position=pack.target_position[early],
+        target_token=pack.target_token[early],
+    )
+    tokens = pack.tokens.copy()
+    tokens[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
+    by_itself = Scorer(scorer.model, "whole")
+    found = by_itself.target_logprobs(one)
+    other = by_itself.target_logprobs(dataclasses.replace(one, tokens=tokens))
+    if float(np.median(np.abs(other - found))) > tolerance / 100:
+        raise UnusableFolder(
+            "is no causal language model: what it predicts depends on what follows, or on chance",
+            where=type(scorer.model).__name__,
+            remedy="Leave the checkpoint out (known_bad in checkpoints.tsv).",
+        )
 
 
 def _check_alone(
@@ -178,10 +216,7 @@ def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64]:
         if out_of_memory(error):
             raise
         first = (str(error).strip().splitlines() or ["without a message"])[0]
-        raise _Refused(
-            f"the {scorer.path} path fails ({type(error).__name__}: {first}); "
-            "scored in a slower way"
-        ) from error
+        raise _Refused(f"the {scorer.path} path fails ({type(error).__name__}: {first})") from error
 
 
 def _agreed(
@@ -193,8 +228,7 @@ def _agreed(
     if difference <= most:
         return found
     raise _Refused(
-        f"log-probabilities differ by {difference:.2g}, at most {most:.0e} is rounding: {why}; "
-        "scored in a slower way"
+        f"log-probabilities differ by {difference:.2g}, at most {most:.0e} is rounding: {why}"
     )
 
 

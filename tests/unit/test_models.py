@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from downslope import models, placement
-from downslope.errors import StudyError
-from downslope.models import empty_model, load_model, longest_sequence, read_model
+from downslope.engine import Scorer
+from downslope.errors import StudyError, UnusableFolder
+from downslope.models import empty_model, load_model, longest_sequence, read_model, vocabulary
+from downslope.packing import pack_requests
 from downslope.placement import WORKING_BYTES, placed
+from downslope.protocols import Request
+from downslope.self_check import choose_path
 from tiny_study import ROOT, make_model
 
 NEVER_USED = [
@@ -317,6 +322,67 @@ def test_positions_that_do_not_depend_on_the_company(given: dict, positions: int
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = transformers.Phi3Config(**shape, pad_token_id=0, **given)
     assert longest_sequence(SimpleNamespace(config=config)) == positions
+
+
+def test_positions_and_tokens_of_a_model_whose_language_is_a_part_of_it() -> None:
+    import transformers
+
+    text = {"max_position_embeddings": 64, "vocab_size": 50, "hidden_size": 32}
+    model = SimpleNamespace(config=transformers.Gemma3Config(text_config=text))
+    assert longest_sequence(model) == 64
+    assert vocabulary(model) == 50
+
+
+def test_positions_by_layer_type() -> None:
+    import transformers
+
+    grows = {"rope_type": "longrope", "original_max_position_embeddings": 128, "rope_theta": 1e4}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    ropes = {
+        "full_attention": grows | factors,
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    config = transformers.Gemma3TextConfig(
+        hidden_size=32, head_dim=8, max_position_embeddings=512, rope_parameters=ropes
+    )
+    assert longest_sequence(SimpleNamespace(config=config)) == 128
+
+
+@pytest.mark.parametrize("asked", [{"output_attentions": True}, {"return_dict": False}])
+def test_a_config_that_asks_for_more_or_other_output_is_scored_all_the_same(
+    tiny: Path, tmp_path: Path, asked: dict[str, bool]
+) -> None:
+    copy = with_config(tiny, tmp_path, **asked)
+    scorer = Scorer(read_model(copy, dtype="float32", device_map=None))
+    packs, _ = pack_requests([Request((5, 6, 7, 5, 9, 1, 2), 2), Request((5, 6, 8), 1)], 50)
+    choose_path(scorer, packs)
+    assert scorer.path == "packed"
+
+
+@pytest.mark.parametrize(
+    "broken", [{"hidden_size": "32"}, {"num_attention_heads": 0}, {"rope_parameters": 5}]
+)
+def test_a_broken_config_is_named_whatever_the_library_raises(
+    tiny: Path, tmp_path: Path, broken: dict[str, Any]
+) -> None:
+    copy = with_config(tiny, tmp_path, **broken)
+    with pytest.raises(UnusableFolder, match=f"{copy}: cannot be loaded as a causal language mod"):
+        read_model(copy, dtype="float32", device_map=None)
+
+
+def test_a_library_that_is_missing_is_no_fault_of_the_folder(tiny: Path, tmp_path: Path) -> None:
+    copy = with_config(tiny, tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(StudyError, match="asks for a library that is not here") as raised:
+        read_model(copy, dtype="float32", device_map=None)
+    assert not isinstance(raised.value, UnusableFolder)
+
+
+def with_config(folder: Path, place: Path, **fields: Any) -> Path:
+    """A copy of a model's folder whose config.json says something else."""
+    copy = Path(shutil.copytree(folder, place / "model"))
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | fields))
+    return copy
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from downslope.engine import Scorer
 from downslope.errors import StudyError
@@ -22,6 +23,7 @@ from downslope.files import file_states
 from downslope.identity import SCORING_MODULES, modules_digest, score_identity
 from downslope.items import Item
 from downslope.models import load_model
+from downslope.packing import largest_token
 from downslope.plan import Plan, make_plan
 from downslope.products import by_onednn
 from downslope.protocols import PROTOCOLS
@@ -276,6 +278,31 @@ def test_a_model_with_too_few_positions_is_refused(folder: Path, tmp_path: Path)
     job = job_of(plan_of(folder, "a", 3), tmp_path)
     with pytest.raises(StudyError, match=r"longer than the model's 5 positions, up to 9"):
         score_tasks([job], lambda: Scorer(model))
+
+
+def test_tokens_that_a_model_does_not_know_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Also one that is predicted and never read, of which no embedding would complain."""
+    plan = plan_of(folder, "a", 3)
+    last = max(plan.packs, key=largest_token)
+    last.target_token[-1] = 60_000
+    assert all(60_000 not in pack.tokens for pack in plan.packs)
+    job = job_of(plan, tmp_path)
+    model = load_model(folder, dtype="float32", device="cpu")
+    known = model.config.vocab_size
+    with pytest.raises(StudyError, match=rf"task a: .* the model's 0 to {known - 1}, up to 60000"):
+        score_tasks([job], lambda: Scorer(model))
+    assert "up to 60000" in job.store.marker.read_text()
+
+
+def test_a_model_that_is_not_causal_is_tried_once(folder: Path, tmp_path: Path) -> None:
+    job = job_of(plan_of(folder, "a", 3), tmp_path)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.BertConfig(vocab_size=60_000, initializer_range=0.3, **shape)
+    model = transformers.BertLMHeadModel(config).eval()
+    with pytest.raises(StudyError, match="BertLMHeadModel: is no causal language model"):
+        score_tasks([job], lambda: Scorer(model))
+    with pytest.raises(StudyError, match=r"failed before.* BertLMHeadModel: is no causal"):
+        score_tasks([job], never)
 
 
 def test_incomplete_weights_are_refused(folder: Path, tmp_path: Path) -> None:

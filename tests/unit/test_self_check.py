@@ -1,0 +1,165 @@
+"""What the self-check makes of models that no study of today has: none may give wrong numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from downslope import head
+from downslope.engine import Scorer
+from downslope.errors import StudyError, UnusableFolder
+from downslope.packing import pack_requests
+from downslope.protocols import Request
+from downslope.self_check import choose_path
+
+VOCABULARY = 97
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = SHAPE | {"intermediate_size": 64, "initializer_range": 0.3}
+EXPERTS = WIDE | {"num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2}
+LOOKING_AHEAD: dict[str, dict[str, Any]] = {
+    "bert": WIDE,
+    "electra": WIDE | {"embedding_size": 32},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "initializer_range": 0.3},
+}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def model_of(kind: str, seed: int = 7, **fields: Any) -> Any:
+    """A tiny random model as AutoModelForCausalLM makes it."""
+    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **fields)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def requests_of(count: int = 30, seed: int = 3) -> list[Request]:
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(4, 40, count).tolist()
+    return [Request(tuple(draw.integers(1, VOCABULARY, size).tolist()), 2) for size in sizes]
+
+
+@torch.inference_mode()
+def one_by_one(model: Any, requests: list[Request]) -> list[float]:
+    """Log-likelihoods from a forward pass for each request."""
+    found = []
+    for request in requests:
+        logits = model(input_ids=torch.tensor([request.tokens[:-1]]), use_cache=False).logits[0]
+        logprobs = torch.log_softmax(logits.double(), dim=-1)[-request.answer :]
+        answer = torch.tensor(request.tokens[-request.answer :])
+        found.append(float(logprobs.gather(1, answer[:, None]).sum()))
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", LOOKING_AHEAD)
+def test_a_model_that_reads_what_follows_is_refused(kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, **LOOKING_AHEAD[kind]).to(dtype)
+    packs, _ = pack_requests(requests_of(), 100)
+    with pytest.raises(UnusableFolder, match=r"(LMHeadModel|ForCausalLM): is no causal"):
+        choose_path(Scorer(model), packs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_layers_as_a_decoder_are_scored(dtype: torch.dtype) -> None:
+    model = model_of("bert", **WIDE, is_decoder=True).to(dtype)
+    packs, _ = pack_requests(requests_of(), 100)
+    choose_path(Scorer(model), packs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_expert_that_rounding_chooses_is_no_look_ahead(seed: int) -> None:
+    """A stranger's token changes how many go to an expert together, and so the last digit."""
+    model = model_of("mixtral", seed, **EXPERTS).to(torch.bfloat16)
+    packs, _ = pack_requests(requests_of(seed=seed), 100)
+    choose_path(Scorer(model), packs)
+
+
+@pytest.mark.parametrize("tokens", [(5, 6), (5, 6, 7), (9, 9, 9, 9)])
+def test_a_task_of_one_short_request(tokens: tuple[int, ...]) -> None:
+    model = model_of("gpt_neox", **WIDE)
+    scorer = Scorer(model)
+    packs, _ = pack_requests([Request(tokens, 1)], 100)
+    assert choose_path(scorer, packs) < 1e-4
+    found, _ = scorer.score_pack(packs[0])
+    np.testing.assert_allclose(found, one_by_one(model, [Request(tokens, 1)]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (
+            "recurrent_gemma",
+            {
+                **SHAPE,
+                "intermediate_size": 64,
+                "num_hidden_layers": 3,
+                "num_key_value_heads": 1,
+                "logits_soft_cap": 0.5,
+            },
+        ),
+        (
+            "xlstm",
+            {
+                "hidden_size": 64,
+                "num_heads": 2,
+                "num_hidden_layers": 2,
+                "output_logit_soft_cap": 0.5,
+            },
+        ),
+        (
+            "falcon_h1",
+            {
+                **SHAPE,
+                "intermediate_size": 64,
+                "num_key_value_heads": 2,
+                "mamba_d_ssm": 32,
+                "mamba_n_heads": 4,
+                "mamba_d_head": 8,
+                "mamba_d_state": 8,
+                "initializer_range": 0.3,
+                "lm_head_multiplier": 0.25,
+            },
+        ),
+    ],
+)
+def test_caps_and_factors_of_logits_by_other_names(kind: str, fields: dict[str, Any]) -> None:
+    model = model_of(kind, **fields)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # logits beyond the cap
+    requests = requests_of()
+    packs, number = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    assert scorer.path == "plain"
+    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-3)
+
+
+def test_a_model_that_fails_by_itself_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("gpt_neox", **WIDE)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("selected index k out of range")
+
+    monkeypatch.setattr(model, "forward", fails)
+    packs, _ = pack_requests(requests_of(), 100)
+    words = r"GPTNeoXForCausalLM: the whole path fails \(RuntimeError: selected index k"
+    with pytest.raises(StudyError, match=words) as raised:
+        choose_path(Scorer(model), packs)
+    assert not isinstance(raised.value, UnusableFolder), "a device may fail once"
+
+
+@pytest.mark.parametrize("columns", [10, 4096])
+def test_a_token_outside_of_the_vocabulary_has_no_number(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "COLUMNS", columns)
+    weight = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(1))
+    token = np.array([96, 97, 98, 5000])
+    found, top = head.Head(weight).logprobs(torch.ones(4, 8), np.arange(4), token)
+    assert torch.isfinite(found).tolist() == [True, False, False, False]
+    assert top[1:].tolist() == [False] * 3
