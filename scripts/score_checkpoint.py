@@ -1,6 +1,5 @@
 """Score one checkpoint on all tasks: what the store lacks is computed, then all is published."""
 
-import csv
 import gc
 import os
 import re
@@ -18,9 +17,9 @@ for _name in list(os.environ):
         os.environ.pop(_name)
 os.environ.update(HF_HUB_OFFLINE="1", HF_TOKEN_PATH=os.devnull, TOKENIZERS_PARALLELISM="false")
 from downslope.claim import claimed  # noqa: E402
-from downslope.errors import StudyError  # noqa: E402
-from downslope.files import file_states  # noqa: E402
-from downslope.identity import model_digest, score_identity  # noqa: E402
+from downslope.files import file_states, matching  # noqa: E402
+from downslope.identity import score_identity  # noqa: E402
+from downslope.listed import ListedFiles  # noqa: E402
 from downslope.logs import log_to  # noqa: E402
 from downslope.plan_list import listed_plans  # noqa: E402
 from downslope.store import TaskJob, TaskStore, unfinished  # noqa: E402
@@ -46,26 +45,24 @@ def main(
     # A twin of this job (submitted by a Snakemake that was killed) is waited for before anything
     # is loaded; what it has scored is then found in the store.
     with log_to(log) as logger, claimed(Path(store)) as claim:
-        with open(manifest, encoding="utf-8", newline="") as table:
-            files = list(csv.DictReader(table, delimiter="\t"))
-        weights = model_digest((row["file"], row["digest"]) for row in files)
-        gone = [row["file"] for row in files if not Path(folder, row["file"]).is_file()]
+        listed = ListedFiles.of(Path(manifest), Path(folder))
+        states, at_hand = listed.states(), file_states(matching(Path(folder), "*"))
+
+        def confirm() -> None:
+            claim.confirm()
+            listed.require_unchanged(states)
+
         # A folder that gave its weights up does not count as one with other files in it.
-        at_hand = None if gone else file_states(Path(folder).glob("*"))
+        known = at_hand if listed.all_there() else None
         jobs = []
         for task, plan in zip(tasks, listed_plans(Path(plans), tasks), strict=True):
             identity, parts = score_identity(
-                plan=plan.digest, weights=weights, dtype=dtype, modules=modules
+                plan=plan.digest, weights=listed.weights, dtype=dtype, modules=modules
             )
-            place = TaskStore(Path(store), task, identity, claim.confirm, at_hand)
+            place = TaskStore(Path(store), task, identity, confirm, known)
             jobs.append(TaskJob(plan, place, parts))
         if unfinished(jobs):
-            if gone:
-                raise StudyError(
-                    f"lacks {', '.join(gone)}, listed in {manifest}",
-                    where=folder,
-                    remedy="Run the workflow again: what can be fetched is fetched again.",
-                )
+            listed.require_as_listed()
             # Seconds, and gigabytes on a GPU: only now is it known that they are needed.
             from downslope.scoring import load_scorer, score_tasks
 

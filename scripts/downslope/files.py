@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -53,11 +54,34 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_as(kind: str, path: Path) -> str:
+    """A file's content as `sha256:...` or, the way git names a blob, as `git-sha1:...`."""
+    if kind == "sha256":
+        return f"sha256:{sha256(path)}"
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with open(path, "rb") as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return f"git-sha1:{digest.hexdigest()}"
+
+
+def is_as_locked(path: Path, size: int, digest: str) -> bool:
+    """Whether the file at `path` has the locked size and digest (of either kind)."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    return digest_as(digest.split(":")[0], path) == digest
+
+
 def file_states(paths: Iterable[Path]) -> list[str]:
     """Name, size and date of each file that is there, in the order of names: what tells at no cost
     that one was exchanged, whichever is the older."""
-    there = ((path, path.stat()) for path in sorted(paths) if path.is_file())
-    return [f"{path.name} {found.st_size} {found.st_mtime_ns}" for path, found in there]
+    states = []
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):  # it may go between two looks
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                states.append(f"{path.name} {found.st_size} {found.st_mtime_ns}")
+    return states
 
 
 def file_time(folder: Path) -> float:

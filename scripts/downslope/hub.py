@@ -24,13 +24,11 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm
 
 from downslope.errors import StudyError
-from downslope.files import amount
+from downslope.files import amount, digest_as, is_as_locked
 from downslope.lock import TOKENIZER_PREFIX, LockedFile, locked_records, safe_name
 from downslope.weights import (
     check_index,
     checkpoint_files,
-    digest_as,
-    is_as_locked,
     remove_others,
     tokenizer_files,
     write_manifest,

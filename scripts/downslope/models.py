@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from downslope.engine import out_of_memory
@@ -150,7 +150,7 @@ def _faults_of(folder: Path) -> Iterator[None]:
             remedy="Get the checkpoint as safetensors, or convert it where you trust its source.",
         ) from None
     except Exception as error:  # of any kind: the library raises what its parts do
-        if isinstance(error, (StudyError, MemoryError)) or out_of_memory(error):
+        if isinstance(error, (StudyError, MemoryError)) or out_of_memory(error) or _of_gpu(error):
             raise
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
             raise StudyError(
@@ -171,6 +171,13 @@ def _faults_of(folder: Path) -> Iterator[None]:
             remedy="It needs config.json of a model type that transformers knows, and weights as "
             "*.safetensors or pytorch_model*.bin.",
         ) from error
+
+
+def _of_gpu(error: Exception) -> bool:
+    """Whether a device or its driver failed, and may do better next time."""
+    return isinstance(error, RuntimeError) and any(
+        maker in str(error) for maker in ("CUDA", "cuBLAS", "HIP")
+    )
 
 
 @contextmanager

@@ -80,21 +80,27 @@ def finish_deleting(parent: Path) -> None:
 
 
 def drop_hollow_lists(weights: Path) -> list[str]:
-    """Delete each list of fetched files that names one which is not there; returns their folders.
+    """Delete each list of fetched files that names none, or one which is not there in its size;
+    returns their folders.
 
     What is left of a folder that was given back would pass for a checkpoint that is at hand.
     """
     hollow = []
     for path in sorted(weights.glob(f"*/{MANIFEST}")):
         with open(path, encoding="utf-8", newline="") as table:
-            files = [row["file"] for row in csv.DictReader(table, delimiter="\t")]
-        if not all((path.parent / file).is_file() for file in files):
+            files = [(row["file"], row["bytes"]) for row in csv.DictReader(table, delimiter="\t")]
+        sizes = [_size(path.parent / file) for file, _ in files]
+        if not files or sizes != [int(size) for _, size in files]:
             try:
                 path.unlink(missing_ok=True)
             except PermissionError:  # somebody else's study, which is only looked at
                 continue
             hollow.append(path.parent.name)
     return hollow
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _hidden(folder: Path) -> Path:

@@ -74,6 +74,8 @@ class FolderTokenizer:
                 str(folder), trust_remote_code=False, local_files_only=True
             )
         except Exception as error:  # of any kind, from the library and from what it is written in
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                raise  # the machine's fault, not the folder's
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise UnusableFolder(
                 f"its tokenizer cannot be loaded ({first})", where=str(folder)

@@ -5,7 +5,6 @@ Nothing is loaded or unpickled here: files are chosen by name and compared by si
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from downslope.errors import StudyError
-from downslope.files import atomic_write, sha256
+from downslope.files import atomic_write, digest_as, file_states
 from downslope.identity import is_weights
 from downslope.lock import digest_of_weights, safe_name
 from downslope.tsv import write_tsv
@@ -35,8 +34,6 @@ TOKENIZER_FILES = (
 )
 
 MANIFEST = "fetched.tsv"
-
-_BLOCK = 1 << 20
 
 log = logging.getLogger("downslope")
 
@@ -112,35 +109,25 @@ def check_index(path: Path, names: Sequence[str], where: str) -> None:
             )
 
 
-def digest_as(kind: str, path: Path) -> str:
-    """A file's content as `sha256:...` or, the way git names a blob, as `git-sha1:...`."""
-    if kind == "sha256":
-        return f"sha256:{sha256(path)}"
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with open(path, "rb") as handle:
-        while block := handle.read(_BLOCK):
-            digest.update(block)
-    return f"git-sha1:{digest.hexdigest()}"
-
-
-def is_as_locked(path: Path, size: int, digest: str) -> bool:
-    """Whether the file at `path` has the locked size and digest (of either kind)."""
-    if not path.is_file() or path.stat().st_size != size:
-        return False
-    return digest_as(digest.split(":")[0], path) == digest
-
-
 def fingerprint(folder: Path) -> pd.DataFrame:
     """Columns file, bytes, digest (sha256) of the files that a local checkpoint consists of.
 
     Raises StudyError, naming the folder, when there is no such folder, config.json or weights are
-    missing, or an index names files outside it.
+    missing, an index names files outside it, or a file changes while it is read.
     """
     files = _chosen(folder, checkpoint_files)
     for file in files:
         if file.endswith(".index.json"):
             check_index(folder / file, files, str(folder))
-    return _digests(folder, files)
+    before = file_states(folder / file for file in files)
+    found = _digests(folder, files)
+    if file_states(folder / file for file in files) != before:
+        raise StudyError(
+            "changed while it was read",
+            where=str(folder),
+            remedy="Run the workflow again when nobody writes there any more.",
+        )
+    return found
 
 
 def require_distinct(

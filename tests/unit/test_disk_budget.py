@@ -116,6 +116,11 @@ def test_a_list_goes_only_where_a_file_of_it_is_missing(tmp_path: Path) -> None:
     assert (whole / "fetched.tsv").is_file()
     assert not (hollow / "fetched.tsv").exists()
     assert drop_hollow_lists(tmp_path / "none yet") == []
+    with (whole / "model.safetensors").open("ab") as weights:
+        weights.write(b"more")
+    assert drop_hollow_lists(tmp_path) == ["whole"]
+    (hollow / "fetched.tsv").write_text("file\tbytes\tdigest\n")
+    assert drop_hollow_lists(tmp_path) == ["hollow"], "a list of nothing"
 
 
 # Waiting

@@ -151,6 +151,22 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         tokenizer_digest(tmp_path)
 
 
+@pytest.mark.parametrize("error", [MemoryError("no more"), OSError(116, "Stale file handle")])
+def test_a_failing_machine_is_not_called_a_bad_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import transformers
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fails)
+    with pytest.raises(type(error), match=str(error.args[-1])) as raised:
+        tokenizer_digest(tmp_path)
+    assert not isinstance(raised.value, StudyError)
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no tokenizer"):
         tokenizer_digest(tmp_path)

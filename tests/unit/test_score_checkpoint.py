@@ -82,10 +82,9 @@ class Job:
         make_model(self.model, seed=3)
         if spoilt:
             spoil(self.model)
+        self.manifest = folder / "manifest.tsv"
         files = fingerprint(self.model)
-        write_tsv_rows(
-            folder / "manifest.tsv", list(files.columns), files.to_dict(orient="records")
-        )
+        write_tsv_rows(self.manifest, list(files.columns), files.to_dict(orient="records"))
         self.plans = [plan_of(self.model, task, 40) for task in TASKS]
         paths = [folder / f"plans/{task}.safetensors" for task in TASKS]
         for plan, path in zip(self.plans, paths, strict=True):
@@ -98,7 +97,7 @@ class Job:
     ) -> subprocess.Popen[str]:
         job = {
             "folder": str(self.model),
-            "manifest": str(self.folder / "manifest.tsv"),
+            "manifest": str(self.manifest),
             "plans": str(self.folder / "plans.tsv"),
             "tasks": TASKS,
             "store": str(self.store),
@@ -238,7 +237,7 @@ def test_a_folder_that_gave_its_weights_up_changes_nothing_of_why_it_failed(tmp_
     """The retry of a job that failed for good finds the list of files and nothing else."""
     job = Job(tmp_path, spoilt=True)
     assert job.run()[0] == 1
-    shutil.copy(job.folder / "manifest.tsv", job.model / MANIFEST)
+    shutil.copy(job.manifest, job.model / MANIFEST)
     empty_folder(job.model)
     job.log.unlink()
     status, said = job.run()
@@ -252,10 +251,59 @@ def test_weights_that_went_before_they_were_scored_leave_no_failure_for_good(job
     (job.model / "model.safetensors").unlink()
     status, said = job.run()
     assert (status, said["torch"]) == (1, False)
-    assert f"{job.model}: lacks model.safetensors, listed in " in job.log.read_text()
+    missing = f"{job.model}: model.safetensors missing or not as listed in {job.manifest}. Delete "
+    assert missing in job.log.read_text()
     assert [path for path in job.store.rglob("*") if path.is_file()] == []
     shutil.copy(copy / "model.safetensors", job.model)
     assert job.run()[0] == 0
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_weights_that_were_exchanged_since_they_were_listed_are_not_scored(
+    job: Job, cut: bool
+) -> None:
+    """Of the same size and older than the list: their date says nothing."""
+    copy = shutil.copytree(job.model, job.folder / "copy")
+    weights = job.model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-8:] = b"" if cut else b"\0" * 8
+    (job.folder / "other").write_bytes(content)
+    os.utime(job.folder / "other", (1, 1))
+    (job.folder / "other").replace(weights)
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert "model.safetensors missing or not as listed" in job.log.read_text()
+    assert [path for path in job.store.rglob("*") if path.is_file()] == []
+    shutil.copy(copy / "model.safetensors", job.model)  # younger than the list, and right
+    assert job.run()[0] == 0
+
+
+def test_nothing_is_stored_once_the_weights_have_changed(job: Job) -> None:
+    """On a CPU the file is mapped: what is copied over it is what is scored from then on."""
+    with job.start(pause=0.05, waits=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "three packs\n"
+            os.utime(job.model / "model.safetensors")
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "model.safetensors changed while scores were computed from it" in job.log.read_text()
+    assert [path for path in job.store.rglob("*") if path.is_file()] == []
+
+
+def test_a_list_of_no_weights_is_refused_before_anything_is_loaded(job: Job) -> None:
+    job.manifest.write_text("file\tbytes\tdigest\n")
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert f"{job.manifest}: lists no weights. Delete" in job.log.read_text()
+
+
+def test_a_list_that_went_is_said_in_a_sentence(job: Job) -> None:
+    job.manifest.unlink()
+    assert job.run()[0] == 1
+    assert job.log.read_text().endswith(f"{job.manifest}: is gone. Run again.\n")
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(job: Job) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 import fingerprint_folder
+from downslope import weights
 from downslope.errors import StudyError
+from downslope.files import digest_as, is_as_locked
 from downslope.tsv import read_tsv
 from downslope.weights import (
     check_index,
     checkpoint_files,
     copy_tokenizer,
-    digest_as,
     fingerprint,
-    is_as_locked,
     tokenizer_files,
 )
 from tiny_study import COLUMNS, checkpoint_row, write_tsv_rows
@@ -160,6 +160,18 @@ def test_of_two_folders_with_the_same_weights_one_sees_the_other(tmp_path, monke
     # What was found before is out of date.
     (tmp_path / "models/w8-s1/model.safetensors").write_bytes(b"others by now")
     find("w8-s4")
+
+
+def test_a_folder_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "own", **{"config.json": b"{}", "model.safetensors": b"x"})
+
+    def read_and_written(kind, path):
+        path.write_bytes(b"longer than it was")
+        return digest_as(kind, path)
+
+    monkeypatch.setattr(weights, "digest_as", read_and_written)
+    with pytest.raises(StudyError, match="own: changed while it was read"):
+        fingerprint(folder)
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
