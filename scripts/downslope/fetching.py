@@ -19,7 +19,7 @@ from downslope.lock import LockedFile, locked_records
 from downslope.reclaim import bytes_below
 from downslope.study import Study
 from downslope.study_checks import require_within
-from downslope.weights import remove_others, write_manifest
+from downslope.weights import is_as_locked, remove_others, write_manifest
 
 log = logging.getLogger("downslope")
 
@@ -27,7 +27,8 @@ log = logging.getLogger("downslope")
 def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> None:
     """Fetch what is locked of a checkpoint to resources/weights/{ckpt}, under the disk budget.
 
-    Where the store has all its scores already, only the list of its files is written. Raises
+    Where the store has all its scores already, only the list of its files is written, and what
+    lies there under their names with other bytes is deleted. Raises
     StudyError where scoring is known to fail, where there is no room, and as `hub.fetch` does.
     Whatever is raised is left in resources/weights/{ckpt}.failed until the next success.
 
@@ -57,11 +58,12 @@ def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
         if "disk_budget_gb" in machine and not holdings.is_whole(ckpt) and not folder.is_symlink():
             queue = stack.enter_context(claimed(holdings.weights))
         claim = stack.enter_context(claimed(folder))
+        there = keep_locked(files, folder)
         if holdings.is_scored(ckpt):
+            drop_exchanged(files, folder)
             write_manifest(pd.DataFrame(files), folder)
             log.info("%s: the store has all its scores, so no weights are fetched", ckpt)
             return
-        there = keep_locked(files, folder)
         if queue is not None:
             limit = machine["disk_budget_gb"]
             size = sum(file.bytes for file in files)
@@ -76,6 +78,17 @@ def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
             )
             budget.make_room(ckpt, size + NOTES * len(files), there)
         fetch(ckpt, lock, folder, confirm=claim.confirm)
+
+
+def drop_exchanged(files: Sequence[LockedFile], folder: Path) -> None:
+    """Delete each of these files that has its locked size and other bytes: those of another
+    commit. Whoever scores again, in another dtype say, believes the list that names them.
+    """
+    for file in files:
+        path = folder / file.file
+        if path.is_file() and not is_as_locked(path, file.bytes, file.digest):
+            log.info("%s: removing %s, which is another commit's", folder, file.file)
+            path.unlink()
 
 
 def keep_locked(files: Sequence[LockedFile], destination: Path) -> int:

@@ -262,6 +262,28 @@ def test_what_the_store_has_is_not_fetched(place: Place) -> None:
     assert (place.weights / "w8-s1/fetched.tsv").is_file()
 
 
+def test_a_lock_put_back_names_no_weights_of_another_commit(place: Place) -> None:
+    place.fetch("w8-s1")
+    place.score("w8-s1")
+    folder = place.weights / "w8-s1"
+    of_a = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "fetched.tsv").unlink()
+    place.fetch("w8-s1")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == of_a, "they are right"
+
+    # The branch moves, its new weights of the same size are scored, and the lock is put back.
+    (folder / "model.safetensors").write_bytes(b"\7" * WEIGHTS)
+    (folder / "added_tokens.json").write_bytes(b"{}")
+    (folder / "fetched.tsv").unlink()
+    place.fetch("w8-s1")
+    assert place.sent() == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "fetched.tsv"]
+    assert drop_hollow_lists(place.weights) == ["w8-s1"], "who scores again fetches again"
+    place.store("w8-s1", "beta").finished.unlink()
+    place.fetch("w8-s1")
+    assert (folder / "model.safetensors").read_bytes() == of_a["model.safetensors"]
+
+
 def test_a_checkpoint_that_is_known_to_fail_is_not_fetched(place: Place) -> None:
     place.store("w8-s1", "beta").fail("log-likelihood is nan")
     with pytest.raises(StudyError, match="task beta: failed before"):
