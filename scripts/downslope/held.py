@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from downslope.claim import CLAIM, Holder, holder
+from downslope.claim import CLAIM, PACE, Holder, holder
 from downslope.errors import StudyError
+from downslope.files import file_time
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.lock import LockedFile, records_by_name
 from downslope.plan import read_plan
@@ -105,16 +106,19 @@ class Holdings:
         """Every folder but that of `ckpt` itself, links left out: their bytes lie elsewhere."""
         paths = sorted(self.weights.iterdir())
         others = [path for path in paths if path.name != ckpt and not path.name.startswith(CLAIM)]
-        return [self._judge(path) for path in others if path.is_dir() and not path.is_symlink()]
+        # The clock is read beside the folders: read inside, it would change the date it is for.
+        now = file_time(self.weights)
+        folders = (path for path in others if path.is_dir() and not path.is_symlink())
+        return [self._judge(path, now) for path in folders]
 
-    def _judge(self, path: Path) -> Held:
+    def _judge(self, path: Path, now: float) -> Held:
         size, name = bytes_below(path), path.name
         if any(path.resolve() in (place, *place.parents) for place in self._local):
             return Held(path, size, Need.NOT_OURS, "is the source of a local checkpoint")
         if name.startswith(HIDDEN):
             # What a killed process had left to delete has been deleted before this look.
             return Held(path, size, Need.NOT_OURS, "could not be deleted; delete it by hand")
-        if other := _writer(path):
+        if other := _writer(path, now):
             return Held(path, size, Need.WAITED_FOR, f"is being fetched by {other}", other.token)
         progress, trace = self._progress(name)
         if scorer := _writer(self.study.folder / "resources/scored" / name):
@@ -126,6 +130,8 @@ class Holdings:
             return Held(path, size, Need.SCORED, "is fully scored")
         if failure := self.known_failure(name):
             return Held(path, size, Need.FAILED, f"failed for good ({failure.where})")
+        if self.is_whole(name) and _has_just_lost_its_list(path, now):
+            return Held(path, size, Need.WAITED_FOR, "is about to be looked through", "list")
         if not (self.is_whole(name) and self._as_listed(name)):
             return Held(path, size, Need.INCOMPLETE, "is no complete download of what is locked")
         why = "waits to be scored"
@@ -204,9 +210,18 @@ class Holdings:
         return [(self.study.folder / source).resolve() for source in sources]
 
 
-def _writer(folder: Path) -> Holder | None:
-    """Who writes in a folder, as far as that process lives."""
-    found = holder(folder) if folder.is_dir() else None
+def _has_just_lost_its_list(folder: Path, now: float) -> bool:
+    """Whether a folder without a list was changed less than a claim's limit ago: Snakemake deletes
+    what a job will write, and the job has its claim only once its imports are done."""
+    try:
+        return not (folder / MANIFEST).is_file() and now - folder.stat().st_mtime <= PACE.limit
+    except FileNotFoundError:
+        return False
+
+
+def _writer(folder: Path, now: float | None = None) -> Holder | None:
+    """Who writes in a folder, as far as that process lives; `now` as for `holder`."""
+    found = holder(folder, now=now) if folder.is_dir() else None
     return found if found and found.is_alive() else None
 
 

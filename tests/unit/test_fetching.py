@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub import HfApi
 
-from downslope.claim import claimed
+from downslope.claim import PACE, claimed
 from downslope.errors import StudyError
 from downslope.failures import failure_reasons
 from downslope.fetching import fetch_checkpoint, keep_locked
@@ -211,6 +213,22 @@ def test_what_another_lock_names_is_incomplete(place: Place) -> None:
         rows, {}, place.lock[place.lock["ckpt"] != "w8-s1"], HfApi(endpoint=place.hub.url)
     ).lock
     assert place.held("w8-s1")[0] is Need.INCOMPLETE
+
+
+def test_weights_whose_fetch_is_just_starting_are_kept(place: Place) -> None:
+    """Snakemake deletes the list when the job starts; its claim comes after its imports."""
+    place.fetch("w8-s1")
+    folder = place.weights / "w8-s1"
+    (folder / "fetched.tsv").unlink()
+    for _ in range(2):
+        assert place.held("w8-s1") == (Need.WAITED_FOR, "is about to be looked through")
+    # A killed download has left its claim; looking at it does not make the folder young again.
+    (folder / ".claim").mkdir()
+    old = time.time() - 2 * PACE.limit
+    os.utime(folder / ".claim", (old, old))
+    os.utime(folder, (old, old))
+    for _ in range(2):
+        assert place.held("w8-s1") == (Need.INCOMPLETE, "is no complete download of what is locked")
 
 
 def test_only_what_fetch_made_is_ever_given_up(place: Place, tmp_path: Path) -> None:
