@@ -20,7 +20,7 @@ from downslope.errors import StudyError
 from downslope.files import amount, atomic_write
 from downslope.held import Held, Need
 from downslope.logs import duration
-from downslope.reclaim import finish_deleting
+from downslope.reclaim import bytes_below, finish_deleting
 from downslope.weights import MANIFEST
 
 WEIGHTS_WAIT = 1440.0
@@ -73,9 +73,11 @@ class DiskBudget:
             finish_deleting(self.weights)
             held = list(self.look())
             over = self._lacking(held, size, there)
-            over, in_the_way = self._give_up(held, over)
-            if over <= 0:
+            freed, in_the_way = self._give_up(held, over)
+            if over <= freed:
                 return
+            if freed:
+                continue  # that may have taken minutes: nothing more is deleted by an old look
             listed = "".join(f"\n  {f.path}: {amount(f.bytes)}, {f.why}" for f in in_the_way)
             free = shutil.disk_usage(self.weights).free
             lack = (
@@ -104,9 +106,10 @@ class DiskBudget:
         used = sum(folder.bytes for folder in held) + loose
         return max(used + size - self.limit, size - there - shutil.disk_usage(self.weights).free)
 
-    def _give_up(self, held: Sequence[Held], over: float) -> tuple[float, list[Held]]:
-        """Delete what nobody needs, the oldest first and only as far as it takes; returns the
-        bytes that still lack and the folders that are in the way.
+    def _give_up(self, held: Sequence[Held], over: float) -> tuple[int, list[Held]]:
+        """Delete one folder that nobody needs, the least needed and oldest of those that can be
+        deleted, where bytes are lacking; returns the bytes that this set free, and the folders that
+        are in the way.
         """
         in_the_way = [folder for folder in held if folder.bytes and not folder.may_go]
         begun = sum(folder.spare for folder in held if folder.need is Need.INCOMPLETE)
@@ -123,9 +126,10 @@ class DiskBudget:
             except StudyError as error:
                 in_the_way.append(replace(folder, need=Need.NOT_OURS, why=error.what))
                 continue
-            over -= folder.spare
-            log.info("%s %s: %s given back", folder.path, folder.why, amount(folder.spare))
-        return over, in_the_way
+            if (freed := folder.bytes - bytes_below(folder.path)) > 0:
+                log.info("%s %s: %s given back", folder.path, folder.why, amount(freed))
+                return freed, in_the_way
+        return 0, in_the_way
 
     def _refusal(self, lack: str, why: str) -> StudyError:
         return StudyError(

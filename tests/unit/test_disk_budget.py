@@ -197,6 +197,31 @@ def test_as_much_goes_as_it_takes_the_least_needed_and_oldest_first(scene: Scene
     assert not (scene.weights / "begun").exists()
 
 
+def test_nothing_is_deleted_by_an_old_look(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.add("first", Need.SCORED, age=2)
+    scene.add("second", Need.SCORED, age=1)
+    scene.add("third", Need.SCORED, age=0)
+    give_up = Held.give_up
+
+    def slowly(held: Held) -> None:
+        give_up(held)
+        scene.needs["second"] = Need.WAITED_FOR, "somebody scores it by now"
+
+    monkeypatch.setattr(Held, "give_up", slowly)
+    scene.budget(205).make_room("new", 100 * UNIT, 0)
+    assert scene.left() == {"second"}
+
+
+def test_what_giving_up_leaves_behind_is_not_given_up_for_ever(scene: Scene) -> None:
+    folder = scene.add("a", Need.SCORED)
+    (folder / ".claim").mkdir()
+    (folder / ".claim/dead.json").write_text("{}")
+    scene.add("waits", Need.WAITED_FOR)
+    with pytest.raises(StudyError, match="Nothing has changed"):
+        scene.budget(105).make_room("new", 100 * UNIT, 0)
+    assert scene.left() == {"waits"}
+
+
 def test_what_is_half_downloaded_stays_where_its_room_would_not_do(scene: Scene) -> None:
     scene.add("begun", Need.INCOMPLETE)
     scene.add("a", Need.WAITED_FOR)
