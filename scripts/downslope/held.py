@@ -140,6 +140,9 @@ class Holdings:
         return Held(path, size, Need.WAITED_FOR, why, trace)
 
     def _left_out(self, path: Path, size: int) -> Held:
+        if path.name in self._of_hub:
+            # Somebody deletes lock rows while a run is on, to follow a branch.
+            return Held(path, size, Need.NOT_OURS, "is not locked now")
         if (path / MANIFEST).is_file() or (path / _CLIENT).is_dir():
             bad = path.name in self.study.by_ckpt
             why = "is no longer to be scored" if bad else "is no longer in the study's tables"
@@ -202,7 +205,11 @@ class Holdings:
     @cached_property
     def _wanted(self) -> set[str]:
         """Checkpoints of the hub that the study scores, and whose files are locked."""
-        return {row.ckpt for row in self.study.usable if row.is_hub and self.files(row.ckpt)}
+        return {ckpt for ckpt in self._of_hub if self.files(ckpt)}
+
+    @cached_property
+    def _of_hub(self) -> set[str]:
+        return {row.ckpt for row in self.study.usable if row.is_hub}
 
     @cached_property
     def _local(self) -> list[Path]:

@@ -215,6 +215,16 @@ def test_what_another_lock_names_is_incomplete(place: Place) -> None:
     assert place.held("w8-s1")[0] is Need.INCOMPLETE
 
 
+def test_what_is_not_locked_now_is_kept(place: Place) -> None:
+    for ckpt in ("w8-s1", "w8-s2"):
+        place.fetch(ckpt)
+    place.lock = place.lock[place.lock["ckpt"] != "w8-s1"]
+    assert place.held("w8-s1") == (Need.NOT_OURS, "is not locked now")
+    place.score("w8-s2")
+    place.fetch("w8-s4", disk_budget_gb=ROOM_FOR_TWO)
+    assert place.whole() == {"w8-s1", "w8-s4"}
+
+
 def test_weights_whose_fetch_is_just_starting_are_kept(place: Place) -> None:
     """Snakemake deletes the list when the job starts; its claim comes after its imports."""
     place.fetch("w8-s1")
