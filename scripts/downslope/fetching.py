@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from downslope.files import atomic_write
 from downslope.held import Holdings
 from downslope.hub import fetch
 from downslope.lock import LockedFile, locked_records
+from downslope.plan_list import read_list
 from downslope.reclaim import bytes_below
 from downslope.study import Study
 from downslope.study_checks import require_within
@@ -34,7 +35,7 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
 
     `run` names the run of the workflow: of its downloads only one waits in vain.
     """
-    holdings = Holdings(study, lock)
+    holdings = Holdings(study, lock, _tasks_of_this_run(ckpt, study))
     marker = fetch_marker(holdings.weights, ckpt)
     try:
         _fetch(ckpt, holdings, lock, run)
@@ -45,6 +46,14 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
             temporary.write_text(f"{error}\n", encoding="utf-8")
         raise
     marker.unlink(missing_ok=True)
+
+
+def _tasks_of_this_run(ckpt: str, study: Study) -> Collection[str] | None:
+    """The tasks whose plans are listed: the job's input, made for this run. The table of tasks may
+    have got rows since, which nobody scores before the next run. None where there is no list.
+    """
+    path = study.folder / f"resources/plans/{study.by_ckpt[ckpt].tokenizer}.tsv"
+    return (read_list(path) or None) if path.is_file() else None
 
 
 def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:

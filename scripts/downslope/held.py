@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -67,10 +67,16 @@ class Held:
 
 
 class Holdings:
-    """The weights of a study that are on disk, judged by its tables, its lock and its scores."""
+    """The weights of a study that are on disk, judged by its tables, its lock and its scores.
 
-    def __init__(self, study: Study, lock: pd.DataFrame) -> None:
+    `tasks` are those that are scored now, by default all of the study.
+    """
+
+    def __init__(
+        self, study: Study, lock: pd.DataFrame, tasks: Collection[str] | None = None
+    ) -> None:
         self.study = study
+        self.tasks = sorted(study.by_task if tasks is None else tasks)
         self.weights = study.folder / "resources/weights"
         self._locked = records_by_name(lock)
         self._modules = modules_digest(SCORING_MODULES)
@@ -87,10 +93,9 @@ class Holdings:
         return bool(files) and all(_size(folder / f.file) == f.bytes for f in files)
 
     def is_scored(self, ckpt: str) -> bool:
-        """Whether the store has every task of the study under the identity that is wanted now."""
+        """Whether the store has every task under the identity that is wanted now."""
         stores = self._stores(ckpt)
-        tasks = self.study.by_task
-        return len(stores) == len(tasks) and all(s.finished.is_file() for s in stores)
+        return len(stores) == len(self.tasks) and all(s.finished.is_file() for s in stores)
 
     def known_failure(self, ckpt: str) -> StudyError | None:
         """Why a task that is not scored is known to fail under the identity wanted now."""
@@ -164,7 +169,7 @@ class Holdings:
         done = [store.finished.is_file() for store in stores]
         rest = (s for s, finished in zip(stores, done, strict=True) if not finished)
         packs = sum(store.packs_stored() for store in rest)
-        words = f"{sum(done)} of {len(self.study.by_task)} tasks"
+        words = f"{sum(done)} of {len(self.tasks)} tasks"
         return words + (f" and {packs} packs of the next" if packs else ""), (sum(done), packs)
 
     def _stores(self, ckpt: str) -> list[TaskStore]:
@@ -174,7 +179,7 @@ class Holdings:
         folder = self.study.folder / "resources/scored" / ckpt
         tokenizer = self.study.by_ckpt[ckpt].tokenizer
         stores = []
-        for task in sorted(self.study.by_task):
+        for task in self.tasks:
             plan = self._plan(
                 self.study.folder / "resources/plans" / tokenizer / f"{task}.safetensors"
             )

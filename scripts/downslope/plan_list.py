@@ -27,13 +27,18 @@ def list_plans(plans: Sequence[Path], output: Path) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def read_list(path: Path) -> dict[str, str]:
+    """Task -> digest of what the list at `path` names."""
+    with open(path, encoding="utf-8", newline="") as table:
+        return {row["task"]: row["digest"] for row in csv.DictReader(table, delimiter="\t")}
+
+
 def listed_plans(path: Path, tasks: Iterable[str]) -> Iterator[Plan]:
     """The plans of `tasks`, in that order, as the list at `path` names them.
 
     StudyError for a plan that is not listed, is gone, or is another than the one listed.
     """
-    with open(path, encoding="utf-8", newline="") as table:
-        listed = {row["task"]: row["digest"] for row in csv.DictReader(table, delimiter="\t")}
+    listed = read_list(path)
     for task in tasks:
         file = path.with_suffix("") / f"{task}.safetensors"
         if not file.is_file() or task not in listed:

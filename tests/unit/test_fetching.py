@@ -23,6 +23,7 @@ from downslope.identity import SCORING_MODULES, model_digest, modules_digest, sc
 from downslope.items import parse_items
 from downslope.lock import locked_files, locked_records, read_lock
 from downslope.plan import make_plan, write_plan
+from downslope.plan_list import list_plans
 from downslope.protocols import PROTOCOLS
 from downslope.reclaim import bytes_below, drop_hollow_lists
 from downslope.resolve import resolve
@@ -274,6 +275,19 @@ def test_weights_pass_through_room_for_two(place: Place, monkeypatch: pytest.Mon
         patched.setattr(Path, "unlink", Mock(side_effect=PermissionError))
         assert drop_hollow_lists(place.weights) == [], "who may only look changes nothing"
     assert drop_hollow_lists(place.weights) == ["w8-s1"]
+
+
+def test_a_task_that_was_added_during_a_run_keeps_no_weights_in_it(place: Place) -> None:
+    plans = place.folder / "resources/plans"
+    list_plans([*plans.glob("bytes/*.safetensors")], plans / "bytes.tsv")
+    for ckpt in ("w8-s1", "w8-s2"):
+        place.fetch(ckpt)
+    place.score("w8-s1")
+    tasks = [task_row("alpha"), task_row("beta"), task_row("gamma", dataset="tiny-beta")]
+    write_tsv_rows(place.folder / "config/tasks.tsv", TASK_COLUMNS, tasks)
+    assert place.held("w8-s1")[0] is Need.WAITED_FOR, "for the next run"
+    place.fetch("w8-s4", disk_budget_gb=ROOM_FOR_TWO, weights_wait=0.05)
+    assert place.whole() == {"w8-s2", "w8-s4"}
 
 
 def test_without_a_budget_nothing_is_given_up(place: Place) -> None:
