@@ -31,11 +31,13 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
     Where the store has all its scores already, only the list of its files is written, and what
     lies there under their names with other bytes is deleted. Raises
     StudyError where scoring is known to fail, where there is no room, and as `hub.fetch` does.
-    Whatever is raised is left in resources/weights/{ckpt}.failed until the next success.
+    Whatever else is raised is left in resources/weights/{ckpt}.failed until the next success.
 
     `run` names the run of the workflow: of its downloads only one waits in vain.
     """
     holdings = Holdings(study, lock, _tasks_of_this_run(ckpt, study))
+    if failure := holdings.known_failure(ckpt):
+        raise failure  # its own marker says so, as long as it is true
     marker = fetch_marker(holdings.weights, ckpt)
     try:
         _fetch(ckpt, holdings, lock, run)
@@ -57,8 +59,6 @@ def _tasks_of_this_run(ckpt: str, study: Study) -> Collection[str] | None:
 
 
 def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
-    if failure := holdings.known_failure(ckpt):
-        raise failure
     folder, files = holdings.weights / ckpt, locked_records(lock, ckpt)
     machine = holdings.study.machine
     with ExitStack() as stack:

@@ -331,6 +331,7 @@ def test_a_checkpoint_that_is_known_to_fail_is_not_fetched(place: Place) -> None
     with pytest.raises(StudyError, match="task beta: failed before"):
         place.fetch("w8-s1")
     assert place.sent() == 0
+    assert failure_reasons(place.folder / "resources", lambda *_: "another dtype's") == []
     place.store("w8-s1", "beta").marker.unlink()
     place.fetch("w8-s1")
     assert place.sent() == 1
