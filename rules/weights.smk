@@ -4,16 +4,18 @@
 # under the disk budget of the machine: it gives up weights that are scored, waits for others to
 # be, and while it waits takes no core. A local folder is never copied: `fingerprint` records what
 # lies in it.
+import json
 import os
-import uuid
 
 from downslope.files import file_states
+from downslope.process import this_process
 from downslope.reclaim import drop_hollow_lists
 
 if workflow.is_main_process:
     refuse_too_large()
-    # By this a download knows whether another one of the same run has waited in vain.
-    os.environ.update(DOWNSLOPE_RUN=uuid.uuid4().hex)
+    # By this a download knows whether another one of the same run has waited in vain, and whether
+    # it has outlived the run.
+    os.environ.update(DOWNSLOPE_RUN=json.dumps(this_process()))
     if not any(Path(".snakemake/locks").glob("*")):  # no other run is at work here
         for folder in drop_hollow_lists(Path("resources/weights")):
             logger.info(f"{folder}: given back earlier, fetched again when needed.")

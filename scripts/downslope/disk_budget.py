@@ -60,7 +60,8 @@ class DiskBudget:
     run: str = ""
     clock: Clock = Clock()
     confirm: Callable[[], None] = lambda: None
-    """Called before anything is deleted; it raises where another process has taken over."""
+    """Called before each look and before anything is deleted; it raises where this process has to
+    stop, since another one has taken over or nobody waits for it any more."""
 
     def make_room(self, ckpt: str, size: int, there: int) -> None:
         """Return when `size` bytes of `ckpt`, of which `there` are on disk, fit.
@@ -70,6 +71,7 @@ class DiskBudget:
         """
         seen, since, told = "", self.clock.now(), -_TELL
         while True:
+            self.confirm()
             finish_deleting(self.weights)
             held = list(self.look())
             over = self._lacking(held, size, there)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pandas as pd
 
-from downslope.claim import ClaimLost, claimed
+from downslope.claim import ClaimLost, Holder, claimed
 from downslope.disk_budget import NOTES, WEIGHTS_WAIT, DiskBudget
+from downslope.errors import StudyError
 from downslope.failures import fetch_marker
 from downslope.files import atomic_write
 from downslope.held import Holdings
@@ -22,7 +26,13 @@ from downslope.study import Study
 from downslope.study_checks import require_within
 from downslope.weights import is_as_locked, remove_others, write_manifest
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 log = logging.getLogger("downslope")
+
+
+class RunEnded(StudyError):
+    """The run of the workflow that a download belongs to is over."""
 
 
 def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> None:
@@ -33,7 +43,8 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
     StudyError where scoring is known to fail, where there is no room, and as `hub.fetch` does.
     Whatever else is raised is left in resources/weights/{ckpt}.failed until the next success.
 
-    `run` names the run of the workflow: of its downloads only one waits in vain.
+    `run` names the run of the workflow by the facts of its process, as JSON: of its downloads only
+    one waits in vain, and none waits for longer than that process lives (RunEnded).
     """
     holdings = Holdings(study, lock, _tasks_of_this_run(ckpt, study))
     if failure := holdings.known_failure(ckpt):
@@ -41,13 +52,40 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
     marker = fetch_marker(holdings.weights, ckpt)
     try:
         _fetch(ckpt, holdings, lock, run)
-    except ClaimLost:
+    except (ClaimLost, RunEnded):
         raise
     except Exception as error:
-        with atomic_write(marker) as temporary:
-            temporary.write_text(f"{error}\n", encoding="utf-8")
-        raise
+        told = _in_words(error, ckpt, holdings.weights)
+        with suppress(OSError), atomic_write(marker) as temporary:  # the disk may be full
+            temporary.write_text(f"{told}\n", encoding="utf-8")
+        if told is error:
+            raise
+        raise told from None
     marker.unlink(missing_ok=True)
+
+
+def require_run(run: str) -> None:
+    """Raise RunEnded where this machine knows that the process which `run` describes has ended."""
+    try:
+        process = Holder("", json.loads(run), 0.0)
+    except ValueError:  # nobody said to which run this belongs
+        return
+    if process.is_dead():
+        raise RunEnded(
+            f"the run of the workflow that started this download has ended ({process})",
+            where="waiting for disk",
+            remedy="Start the workflow again: it fetches what it needs.",
+        )
+
+
+def _in_words(error: Exception, ckpt: str, weights: Path) -> Exception:
+    if not (isinstance(error, OSError) and error.errno in _FULL):
+        return error
+    return StudyError(
+        f"cannot be written, the disk or its quota is full ({os.strerror(error.errno)})",
+        where=str(weights / ckpt),
+        remedy="Make room and run again: what has arrived is kept.",
+    )
 
 
 def _tasks_of_this_run(ckpt: str, study: Study) -> Collection[str] | None:
@@ -74,6 +112,12 @@ def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
             log.info("%s: the store has all its scores, so no weights are fetched", ckpt)
             return
         if queue is not None:
+            hold = queue.confirm
+
+            def confirm() -> None:
+                require_run(run)
+                hold()
+
             limit = machine["disk_budget_gb"]
             size = sum(file.bytes for file in files)
             require_within(holdings.study.by_ckpt[ckpt], size, limit)
@@ -83,7 +127,7 @@ def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
                 look=lambda: holdings.look(ckpt),
                 wait=machine.get("weights_wait", WEIGHTS_WAIT),
                 run=run,
-                confirm=queue.confirm,
+                confirm=confirm,
             )
             budget.make_room(ckpt, size + NOTES * len(files), there)
         fetch(ckpt, lock, folder, confirm=claim.confirm)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +20,7 @@ from huggingface_hub import HfApi
 from downslope.claim import PACE, claimed
 from downslope.errors import StudyError
 from downslope.failures import failure_reasons
-from downslope.fetching import fetch_checkpoint, keep_locked
+from downslope.fetching import RunEnded, fetch_checkpoint, keep_locked
 from downslope.held import Holdings, Need
 from downslope.hub import fetch
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
@@ -24,6 +28,7 @@ from downslope.items import parse_items
 from downslope.lock import locked_files, locked_records, read_lock
 from downslope.plan import make_plan, write_plan
 from downslope.plan_list import list_plans
+from downslope.process import this_process
 from downslope.protocols import PROTOCOLS
 from downslope.reclaim import bytes_below, drop_hollow_lists
 from downslope.resolve import resolve
@@ -95,6 +100,7 @@ class Place:
     def __init__(self, folder: Path, hub: Hub) -> None:
         self.folder, self.hub = folder, hub
         self.weights = folder / "resources/weights"
+        self.run = "one"
         self.rows: list[dict[str, object]] = [
             checkpoint_row(8, step, source=f"hub:{REPO}", revision=f"step{step}")
             for step in (1, 2, 4)
@@ -112,7 +118,7 @@ class Place:
         return load_study(self.folder)
 
     def fetch(self, ckpt: str, **machine: object) -> None:
-        fetch_checkpoint(ckpt, self.study(**machine), self.lock, run="one")
+        fetch_checkpoint(ckpt, self.study(**machine), self.lock, self.run)
 
     def held(self, ckpt: str) -> tuple[Need, str]:
         (found,) = (held for held in self.holdings().look("") if held.path.name == ckpt)
@@ -360,6 +366,35 @@ def test_what_may_pass_is_tried_again(place: Place) -> None:
     place.hub.instead["model.safetensors"] = [Answer(status=503), Answer(status=500)]
     place.fetch("w8-s1")
     assert place.sent() == 3
+
+
+def test_a_download_does_not_outlive_its_run(place: Place) -> None:
+    command = "import json; from downslope.process import this_process as p; print(json.dumps(p()))"
+    ended = subprocess.run([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True)
+    place.fetch("w8-s1")
+    room = {"disk_budget_gb": 1.2 * WEIGHTS / 1e9, "weights_wait": 0.05}
+    place.run = json.dumps(this_process())
+    with pytest.raises(StudyError, match="Nothing has changed"):
+        place.fetch("w8-s2", **room)
+    (place.weights / "w8-s2.failed").unlink()
+    place.run = ended.stdout
+    with pytest.raises(RunEnded, match=r"the run .* has ended \(process \d+ on "):
+        place.fetch("w8-s2", **room)
+    assert place.whole() == {"w8-s1"}
+    assert not (place.weights / "w8-s2.failed").exists(), "that says nothing of the checkpoint"
+
+
+def test_a_full_disk_is_told_in_a_sentence(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("downslope.fetching.fetch", full)
+    with pytest.raises(StudyError, match=r"weights/w8-s1: cannot be written, the disk .* is full"):
+        place.fetch("w8-s1")
+    assert "is full" in (place.weights / "w8-s1.failed").read_text()
+    monkeypatch.setattr("downslope.fetching.atomic_write", full)
+    with pytest.raises(StudyError, match="is full"):
+        place.fetch("w8-s1")
 
 
 def test_a_download_goes_on_where_it_broke_off_and_counts_once(place: Place) -> None:
