@@ -41,10 +41,10 @@ def failure_reasons(
 
 
 def reason_in(marker: Path) -> str | None:
-    """What a marker says, on one line: it becomes a field of a table. None where there is none,
-    or none any more: the job that succeeds removes it."""
+    """What a marker says, on one line: it becomes a field of a table. None where there is none
+    (the job that succeeds removes it), or one that says nothing."""
     try:
         lines = marker.read_text(encoding="utf-8").splitlines()
-        return " ".join(" ".join(line for line in lines if not line.startswith(FILES)).split())
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return None
+    return " ".join(" ".join(line for line in lines if not line.startswith(FILES)).split()) or None

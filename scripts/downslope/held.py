@@ -63,7 +63,11 @@ class Held:
 
     def give_up(self) -> None:
         """Delete its weights; StudyError where that cannot be."""
-        (empty_folder if self._keeps_list else remove_folder)(self.path)
+        try:
+            (empty_folder if self._keeps_list else remove_folder)(self.path)
+        except (FileNotFoundError, StudyError):
+            if self.path.exists():  # else somebody has deleted it by hand
+                raise
 
 
 class Holdings:
@@ -105,6 +109,8 @@ class Holdings:
                     store.refuse_known_failure()
                 except StudyError as error:
                     return error
+                except (FileNotFoundError, ValueError):  # it has just gone, or says nothing
+                    continue
         return None
 
     def look(self, ckpt: str) -> list[Held]:
@@ -156,11 +162,11 @@ class Holdings:
 
     def _as_listed(self, ckpt: str) -> bool:
         """Whether the folder's own list of files is that of the lock."""
-        path = self.weights / ckpt / MANIFEST
-        if not path.is_file():
+        try:
+            listed = read_tsv(self.weights / ckpt / MANIFEST)
+            stated = model_digest(zip(listed["file"], listed["digest"], strict=True))
+        except (FileNotFoundError, KeyError, ValueError, StudyError):  # none, or half of one
             return False
-        listed = read_tsv(path)
-        stated = model_digest(zip(listed["file"], listed["digest"], strict=True))
         return stated == self._digest(ckpt)
 
     def _progress(self, ckpt: str) -> tuple[str, tuple[int, int]]:

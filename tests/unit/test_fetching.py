@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,7 +20,7 @@ from huggingface_hub import HfApi
 
 from downslope.claim import PACE, claimed
 from downslope.errors import StudyError
-from downslope.failures import failure_reasons
+from downslope.failures import failure_reasons, reason_in
 from downslope.fetching import RunEnded, fetch_checkpoint, keep_locked
 from downslope.held import Holdings, Need
 from downslope.hub import fetch
@@ -230,6 +231,26 @@ def test_what_is_not_locked_now_is_kept(place: Place) -> None:
     place.score("w8-s2")
     place.fetch("w8-s4", disk_budget_gb=ROOM_FOR_TWO)
     assert place.whole() == {"w8-s1", "w8-s4"}
+
+
+def test_an_odd_file_of_one_checkpoint_stops_no_other_download(place: Place) -> None:
+    for ckpt in ("w8-s1", "w8-s2"):
+        place.fetch(ckpt)
+    marker = place.store("w8-s2", "alpha").marker
+    marker.parent.mkdir(parents=True)
+    for torn in (b"", b"\xff\xfe"):
+        marker.write_bytes(torn)
+        assert place.held("w8-s2") == (Need.WAITED_FOR, "waits to be scored")
+        assert reason_in(marker) is None
+    for torn in (b"", b"file\n", b"\xff\xfe"):
+        (place.weights / "w8-s1/fetched.tsv").write_bytes(torn)
+        assert place.held("w8-s1")[0] is Need.INCOMPLETE
+    held = place.holdings().look("")
+    for name in ("w8-s1", "w8-s2"):
+        shutil.rmtree(place.weights / name)
+    for need in (Need.SCORED, Need.INCOMPLETE):
+        for folder in held:
+            replace(folder, need=need).give_up()
 
 
 def test_weights_whose_fetch_is_just_starting_are_kept(place: Place) -> None:
