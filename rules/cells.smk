@@ -155,7 +155,9 @@ rule coverage:
             for row in STUDY.tasks
         ],
         failures=lambda w: failure_reasons(
-            Path("resources"), StudyStatus(STUDY).identity
+            Path("resources"),
+            StudyStatus(STUDY).identity,
+            {row.ckpt for row in STUDY.usable if row.is_hub},
         ),
         absent=ABSENT[STUDY.config["cells"]],
         metrics=config.get("harness", {}).get("metrics", {}),

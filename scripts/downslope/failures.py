@@ -6,7 +6,7 @@ resources/weights/{ckpt}.failed                    fetching; the next success re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from downslope.files import matching
@@ -23,12 +23,16 @@ def fetch_marker(weights: Path, ckpt: str) -> Path:
 
 
 def failure_reasons(
-    resources: Path, wanted: Callable[[str, str], str | None]
+    resources: Path,
+    wanted: Callable[[str, str], str | None],
+    of_hub: Collection[str] | None = None,
 ) -> list[tuple[str, str, str]]:
     """Checkpoint, task and reason of everything that failed; the task is empty for a download.
 
     `wanted` says under which identity the study wants a checkpoint's scores of a task now; what
-    failed under another one says nothing of it. Sorted, so that equal failures are an equal list.
+    failed under another one says nothing of it. A download counts for checkpoints `of_hub` alone,
+    where they are given: others have come from a folder since. Sorted, so that equal failures are
+    an equal list.
     """
     found = []
     for path in matching(resources, f"scored/*/*{FAILED}"):
@@ -36,7 +40,9 @@ def failure_reasons(
         if wanted(path.parent.name, task) == identity:
             found.append((path.parent.name, task, reason_in(path)))
     for path in matching(resources, f"weights/*{FAILED}"):
-        found.append((path.name.removesuffix(FAILED), "", reason_in(path)))
+        ckpt = path.name.removesuffix(FAILED)
+        if of_hub is None or ckpt in of_hub:
+            found.append((ckpt, "", reason_in(path)))
     return sorted((ckpt, task, reason) for ckpt, task, reason in found if reason is not None)
 
 

@@ -373,6 +373,8 @@ def test_a_failed_download_leaves_its_reason_until_it_succeeds(place: Place) -> 
     ((ckpt, task, reason),) = failure_reasons(place.folder / "resources", lambda *_: None)
     assert (ckpt, task) == ("w8-s1", "")
     assert "model.safetensors has wrong bytes" in reason
+    of_folders = failure_reasons(place.folder / "resources", lambda *_: None, {"w8-s2"})
+    assert of_folders == [], "its source is a folder by now"
     assert "\n" not in reason
     place.store("w8-s1", "beta").fail("is nan")
     now = place.store("w8-s1", "beta").identity
