@@ -47,9 +47,10 @@ def wanted_identities(
         weights = locked[row["ckpt"]]
         if not weights:
             fingerprint = Path(f"resources/fingerprints/{row['ckpt']}.tsv")
-            if not fingerprint.is_file():
+            try:
+                files = read_tsv(fingerprint)
+            except FileNotFoundError:  # not made yet, or about to be made anew
                 continue
-            files = read_tsv(fingerprint)
             weights = model_digest(zip(files["file"], files["digest"], strict=True))
             same = owner.setdefault(weights_digest(files.assign(ckpt="-"), "-"), row["ckpt"])
             if same != row["ckpt"]:

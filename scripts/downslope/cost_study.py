@@ -47,7 +47,13 @@ def scores_of(study: Study, row: Checkpoint) -> dict[tuple[str, str], dict[str, 
         published = study.folder / f"results/scores/{row.ckpt}/{task}.parquet"
         stored = (study.folder / "resources/scored" / row.ckpt).glob(f"{task}.*.parquet")
         for path in [*stored, *([published] if published.is_file() else [])]:
-            if facts := read_facts(path):
+            try:
+                facts = read_facts(path)
+            except StudyError:
+                if path.is_file():
+                    raise
+                continue  # a job that starts deletes what it will publish
+            if facts:
                 found[task, facts["identity"]] = facts
     return found
 

@@ -191,11 +191,12 @@ class StudyStatus:
             digest = self._lock.digest(row.ckpt, needed=False)
             return "" if digest == NOT_LOCKED else digest
         path = self.folder / f"resources/fingerprints/{row.ckpt}.tsv"
-        if not path.is_file():
+        try:
+            with open(path, encoding="utf-8", newline="") as table:
+                rows = csv.DictReader(table, delimiter="\t")
+                return model_digest((row["file"], row["digest"]) for row in rows)
+        except FileNotFoundError:  # Snakemake deletes it when it is to be made anew
             return ""
-        with open(path, encoding="utf-8", newline="") as table:
-            rows = csv.DictReader(table, delimiter="\t")
-            return model_digest((row["file"], row["digest"]) for row in rows)
 
     @cached_property
     def _plans(self) -> Mapping[tuple[str, str], tuple[str, int]]:
@@ -203,7 +204,7 @@ class StudyStatus:
         plans = {}
         for path in matching(self.folder, "resources/plans/*/*.safetensors"):
             # A plan of an earlier version will be made again; so will all that was scored by it.
-            with contextlib.suppress(StudyError):
+            with contextlib.suppress(FileNotFoundError, StudyError):
                 plan = read_plan(path)
                 plans[path.parent.name, path.stem] = plan.digest, len(plan.packs)
         return plans

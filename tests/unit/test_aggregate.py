@@ -44,6 +44,13 @@ def test_local_folders_are_known_by_their_fingerprints(plan: str) -> None:
     assert wanted(plan, {"a": "locked", "b": ""})["a"] != before["a"]
 
 
+def test_a_fingerprint_may_go_while_it_is_looked_for(
+    plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    assert wanted(plan, {"a": "", "b": "locked"}).keys() == {"b"}
+
+
 def test_two_folders_with_the_same_weights_are_refused(plan: str) -> None:
     fingerprint("a", "sha256:1")
     fingerprint("b", "sha256:1")

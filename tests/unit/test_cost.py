@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from downslope.cost import Cost, study_cost
 from downslope.cost_inputs import data_at_hand, plans_at_hand
 from downslope.cost_page import amount, cost_page
 from downslope.cost_rate import SHARE, Job, choose_rate, device_of, fixed_seconds, measured_rate
+from downslope.cost_study import scores_of
 from downslope.cost_work import SHIPPED, Counts, Span, count_packs, operations, shape, task_works
 from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, modules_digest
@@ -25,7 +27,7 @@ from downslope.locked import Lock
 from downslope.packing import Pack, pack_requests
 from downslope.plan import make_plan, read_plan, write_plan
 from downslope.protocols import PROTOCOLS, Request
-from downslope.store import TaskStore
+from downslope.store import TaskStore, read_facts
 from downslope.study import REGISTER, Study, load_study
 from downslope.tables import read_table
 from downslope.tokenization import FolderTokenizer
@@ -453,3 +455,22 @@ def test_script_prints_and_writes(
     assert capsys.readouterr().out.strip() == page.strip()
     lines = Path("results/cost.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[0] for line in lines] == ["ckpt", "w8-s1", "w8-s2"]
+
+
+def test_a_published_score_may_go_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that starts deletes what it will publish."""
+    study = Mock(folder=tmp_path, by_task={"x": None})
+    path = tmp_path / "results/scores/a/x.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    with pytest.raises(StudyError, match="no score table"):
+        scores_of(study, Mock(ckpt="a"))
+
+    def gone(path: Path) -> dict[str, object] | None:
+        path.unlink()
+        return read_facts(path)
+
+    monkeypatch.setattr("downslope.cost_study.read_facts", gone)
+    assert scores_of(study, Mock(ckpt="a")) == {}

@@ -346,3 +346,14 @@ def test_a_large_study_is_told_in_seconds_on_one_screen(
     assert len(done.stdout.splitlines()) < 25
     assert max(map(len, done.stdout.splitlines()[:14])) <= 100
     assert seconds < 5
+
+
+def test_a_fingerprint_may_go_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake deletes it when it is to be made anew."""
+    make_tables(tmp_path / "study", LOCAL[:1], ["alpha"])
+    status = StudyStatus(load_study(tmp_path / "study"))
+    (tmp_path / "study/resources/fingerprints/w8-s1.tsv").unlink()
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    assert status.identity("w8-s1", "alpha") is None
