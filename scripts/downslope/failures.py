@@ -25,13 +25,13 @@ def fetch_marker(weights: Path, ckpt: str) -> Path:
 def failure_reasons(
     resources: Path,
     wanted: Callable[[str, str], str | None],
-    of_hub: Collection[str] | None = None,
+    of_hub: Collection[str],
 ) -> list[tuple[str, str, str]]:
     """Checkpoint, task and reason of everything that failed; the task is empty for a download.
 
     `wanted` says under which identity the study wants a checkpoint's scores of a task now; what
-    failed under another one says nothing of it. A download counts for checkpoints `of_hub` alone,
-    where they are given: others have come from a folder since. Sorted, so that equal failures are
+    failed under another one says nothing of it. A download counts for checkpoints `of_hub` alone:
+    others have come from a folder since. Sorted, so that equal failures are
     an equal list.
     """
     found = []
@@ -41,7 +41,7 @@ def failure_reasons(
             found.append((path.parent.name, task, reason_in(path)))
     for path in matching(resources, f"weights/*{FAILED}"):
         ckpt = path.name.removesuffix(FAILED)
-        if of_hub is None or ckpt in of_hub:
+        if ckpt in of_hub:
             found.append((ckpt, "", reason_in(path)))
     return sorted((ckpt, task, reason) for ckpt, task, reason in found if reason is not None)
 

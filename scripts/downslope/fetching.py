@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,7 +14,7 @@ from downslope.claim import ClaimLost, Holder, claimed
 from downslope.disk_budget import NOTES, WEIGHTS_WAIT, DiskBudget
 from downslope.errors import StudyError
 from downslope.failures import fetch_marker
-from downslope.files import atomic_write
+from downslope.files import atomic_write, is_as_locked, when_full
 from downslope.held import Holdings
 from downslope.hub import fetch
 from downslope.lock import LockedFile, locked_records
@@ -24,9 +22,7 @@ from downslope.plan_list import read_list
 from downslope.reclaim import bytes_below
 from downslope.study import Study
 from downslope.study_checks import require_within
-from downslope.weights import is_as_locked, remove_others, write_manifest
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from downslope.weights import remove_others, write_manifest
 
 log = logging.getLogger("downslope")
 
@@ -79,13 +75,8 @@ def require_run(run: str) -> None:
 
 
 def _in_words(error: Exception, ckpt: str, weights: Path) -> Exception:
-    if not (isinstance(error, OSError) and error.errno in _FULL):
-        return error
-    return StudyError(
-        f"cannot be written, the disk or its quota is full ({os.strerror(error.errno)})",
-        where=str(weights / ckpt),
-        remedy="Make room and run again: what has arrived is kept.",
-    )
+    kept = "what has arrived is kept."
+    return (isinstance(error, OSError) and when_full(error, weights / ckpt, kept)) or error
 
 
 def _tasks_of_this_run(ckpt: str, study: Study) -> Collection[str] | None:

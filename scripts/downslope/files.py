@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -11,6 +12,8 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from downslope.errors import StudyError
 
 _BLOCK = 1 << 20
 
@@ -38,6 +41,18 @@ def matching(folder: Path, pattern: str) -> list[Path]:
     delete meanwhile. `Path.glob` raises where one has gone since it was listed."""
     names = glob.glob(pattern, root_dir=folder)  # noqa: PTH207
     return [folder / name for name in sorted(names)]
+
+
+def when_full(error: OSError, path: Path, kept: str) -> StudyError | None:
+    """The error in words where a disk or its quota is full, None where it is about something else;
+    `kept` says what is not lost."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    return StudyError(
+        f"cannot be written, the disk or its quota is full ({os.strerror(error.errno)})",
+        where=str(path),
+        remedy=f"Make room and run again: {kept}",
+    )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

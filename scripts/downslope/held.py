@@ -109,8 +109,6 @@ class Holdings:
                     store.refuse_known_failure()
                 except StudyError as error:
                     return error
-                except (FileNotFoundError, ValueError):  # it has just gone, or says nothing
-                    continue
         return None
 
     def look(self, ckpt: str) -> list[Held]:

@@ -12,9 +12,7 @@ at a time writes (see `claim`); it makes sure of that before each file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,15 +27,13 @@ from numpy.typing import NDArray
 from downslope.arrow import numbers
 from downslope.errors import StudyError
 from downslope.failures import FAILED, FILES
-from downslope.files import atomic_write, matching, sha256_text
+from downslope.files import atomic_write, matching, sha256_text, when_full
 from downslope.plan import Plan
 
 _KEY = b"downslope"
 
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 """What pyarrow and JSON raise for what is no table of ours, or half of one."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _nobody_else() -> None:
@@ -147,13 +143,14 @@ class TaskStore:
     def refuse_known_failure(self) -> None:
         """Raise StudyError where this identity is known to fail, with other files than these
         excepted."""
-        if not self.marker.is_file():
+        try:
+            lines = self.marker.read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, UnicodeDecodeError):
             return
-        reason, *more = self.marker.read_text(encoding="utf-8").splitlines()
-        if more and self._files and more != self._files:
+        if not lines or (lines[1:] and self._files and lines[1:] != self._files):
             return
         raise StudyError(
-            f"failed before, and nothing that it depends on has changed: {reason}",
+            f"failed before, and nothing that it depends on has changed: {lines[0]}",
             where=f"task {self.task}",
             remedy="Mend the cause and run again. To try once more all the same, delete "
             f"{self.folder}/*{FAILED}.",
@@ -173,14 +170,10 @@ class TaskStore:
             with atomic_write(path) as temporary:
                 yield temporary
         except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise StudyError(
-                f"cannot be written, the disk or its quota is full ({os.strerror(error.errno)})",
-                where=str(path),
-                remedy="Make room and run again: nothing is half-written, what is stored is kept, "
-                "and only the rest is scored.",
-            ) from None
+            kept = "nothing is half-written, what is stored is kept, and only the rest is scored."
+            if told := when_full(error, path, kept):
+                raise told from None
+            raise
 
 
 @dataclass

@@ -41,6 +41,7 @@ from loopback import Answer, Hub
 from tiny_study import (
     COLUMNS,
     DATASET_COLUMNS,
+    ROOT,
     TASK_COLUMNS,
     add_dataset,
     checkpoint_row,
@@ -358,7 +359,9 @@ def test_a_checkpoint_that_is_known_to_fail_is_not_fetched(place: Place) -> None
     with pytest.raises(StudyError, match="task beta: failed before"):
         place.fetch("w8-s1")
     assert place.sent() == 0
-    assert failure_reasons(place.folder / "resources", lambda *_: "another dtype's") == []
+    assert (
+        failure_reasons(place.folder / "resources", lambda *_: "another dtype's", {"w8-s1"}) == []
+    )
     place.store("w8-s1", "beta").marker.unlink()
     place.fetch("w8-s1")
     assert place.sent() == 1
@@ -370,7 +373,9 @@ def test_a_failed_download_leaves_its_reason_until_it_succeeds(place: Place) -> 
     with pytest.raises(StudyError, match="wrong bytes"):
         place.fetch("w8-s1")
     assert place.sent() == 1, "wrong bytes are not asked for again"
-    ((ckpt, task, reason),) = failure_reasons(place.folder / "resources", lambda *_: None)
+    ((ckpt, task, reason),) = failure_reasons(
+        place.folder / "resources", lambda *_: None, {"w8-s1"}
+    )
     assert (ckpt, task) == ("w8-s1", "")
     assert "model.safetensors has wrong bytes" in reason
     of_folders = failure_reasons(place.folder / "resources", lambda *_: None, {"w8-s2"})
@@ -378,11 +383,11 @@ def test_a_failed_download_leaves_its_reason_until_it_succeeds(place: Place) -> 
     assert "\n" not in reason
     place.store("w8-s1", "beta").fail("is nan")
     now = place.store("w8-s1", "beta").identity
-    found = failure_reasons(place.folder / "resources", lambda *_: now)
+    found = failure_reasons(place.folder / "resources", lambda *_: now, {"w8-s1"})
     assert found[1] == ("w8-s1", "beta", "is nan")
     place.store("w8-s1", "beta").marker.unlink()
     place.fetch("w8-s1")
-    assert failure_reasons(place.folder / "resources", lambda *_: None) == []
+    assert failure_reasons(place.folder / "resources", lambda *_: None, {"w8-s1"}) == []
 
 
 def test_what_may_pass_is_tried_again(place: Place) -> None:
@@ -393,7 +398,13 @@ def test_what_may_pass_is_tried_again(place: Place) -> None:
 
 def test_a_download_does_not_outlive_its_run(place: Place) -> None:
     command = "import json; from downslope.process import this_process as p; print(json.dumps(p()))"
-    ended = subprocess.run([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+    )
     place.fetch("w8-s1")
     room = {"disk_budget_gb": 1.2 * WEIGHTS / 1e9, "weights_wait": 0.05}
     place.run = json.dumps(this_process())
