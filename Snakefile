@@ -31,6 +31,7 @@ rule all:
     default_target: True
     input:
         targets(),
+        unpublished,
     localrule: True
 
 

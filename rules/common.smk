@@ -14,7 +14,7 @@ from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.locked import Lock, local_files, require_tokenizer_folder
 from downslope.study import load_study
 from downslope.study_checks import lone_checkpoints, require_within
-from downslope.touched import refuse_touched
+from downslope.touched import lost_scores, refuse_touched
 
 # The jobs of a large study are hundreds of thousands of objects, all of which stay: looking for
 # garbage among them as often as Python does by default takes seconds.
@@ -83,6 +83,13 @@ def targets(scope=""):
     figures = ["accuracy", "forest", "heatmap", "shapes", "slopes", "drift"]
     names += [f"figures/{f}.{form}" for f in figures for form in ("pdf", "svg", "png")]
     return [f"results/{scope}{name}" for name in names]
+
+
+def unpublished(wildcards):
+    """Scores whose cells exist but which were deleted: a target that needs cells makes them."""
+    if STUDY.config["cells"] != "scores":
+        return []
+    return lost_scores(CKPTS, [task.task for task in STUDY.reported])
 
 
 def checkpoint_rows(rows):

@@ -59,4 +59,5 @@ rule check_drift:
 rule drift:
     input:
         "results/stats/drift_check.txt",
+        unpublished,
     localrule: True

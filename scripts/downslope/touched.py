@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from downslope.errors import StudyError
@@ -44,8 +44,22 @@ def refuse_touched(scores: Iterable[Path], *, dtype: str, modules: str, records:
                 f"was computed from other {' and other '.join(changed)} than this study has now, "
                 "and its date hides that (was it touched, or copied without .snakemake?)",
                 where=str(path),
-                remedy="Delete results/scores and run again: the store keeps what still holds.",
+                remedy="Delete results/scores and run once with `-R score`: the store keeps what "
+                "still holds, and everything after it is made anew.",
             )
+
+
+def lost_scores(ckpts: Sequence[str], tasks: Iterable[str]) -> list[str]:
+    """Score files that are missing although cells of their task exist.
+
+    Snakemake does not miss a file while what was made from it looks current, so that old cells
+    would outlive a deleted score: where a target names these files, they are published again and
+    the cells with them.
+    """
+    joined = Path("results/cells.tsv").is_file()
+    made = [task for task in tasks if joined or Path(f"resources/cells/{task}.tsv").is_file()]
+    scores = [f"results/scores/{ckpt}/{task}.parquet" for ckpt in ckpts for task in made]
+    return [score for score in scores if not Path(score).is_file()]
 
 
 def _taken_for_current(path: Path, records: Path, dtype: str, modules: str) -> bool:

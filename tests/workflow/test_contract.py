@@ -237,7 +237,30 @@ def test_in_a_touched_clone_changed_code_is_an_error_and_never_an_old_number(
         disguise_as_current(study, code)
     printed = snakemake(study, check=False, root=code)
     assert "was computed from other modules than this study has now" in printed
-    assert "Delete results/scores and run again" in printed
+    assert "Delete results/scores and run once with `-R score`" in printed
+
+
+@pytest.mark.parametrize("deleted", ["results", "results/scores"])
+def test_after_the_remedy_nothing_old_is_left_even_without_its_option(
+    study: Path, deleted: str
+) -> None:
+    shutil.rmtree(study / ".snakemake")
+    write_config(study, ["alpha", "beta"], dtype="bfloat16", drift={"allowed_loss": 1})
+    shutil.rmtree(study / deleted)
+    assert jobs(study).items() >= {"score": 6, "score_cells": 2, "cells": 1}.items()
+    assert jobs(study, "--", "drift").items() >= {"score": 6, "score_cells": 2, "cells": 1}.items()
+    found = jobs(study, "-R", "score", "--", "results/stats/verdicts.md")
+    assert found.items() >= {"score": 6, "score_cells": 2, "cells": 1, "write_verdicts": 1}.items()
+
+
+def test_a_deleted_score_is_published_again_and_nothing_is_scored(study: Path) -> None:
+    before = packs_scored(study)
+    (study / "results/scores/w8-s1/alpha.parquet").unlink()
+    assert jobs(study)["score"] == 1
+    assert jobs(study, "--", "cost") == {"cost": 1}
+    snakemake(study, "--until", "score")
+    assert (study / "results/scores/w8-s1/alpha.parquet").is_file()
+    assert packs_scored(study) == before
 
 
 def disguise_as_current(study: Path, code: Path) -> None:
