@@ -7,7 +7,8 @@ in an editor is what is read. Nothing is guessed: no missing-value words, no typ
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,17 @@ def read_yaml(path: Path) -> Any:
 
 
 def check_config(config: dict[str, Any], path: Path) -> None:
-    """Check a merged config against its closed schema; StudyError names key and expectation."""
+    """Check a merged config against its closed schema; StudyError names key and expectation.
+
+    Numbers must be finite: nan is neither above nor below any bound that the schema sets.
+    """
+    for key, value in _numbers_in(config):
+        if not math.isfinite(value):
+            raise StudyError(
+                f"{key} is {value}, expected a finite number",
+                where=str(path),
+                remedy="Write a number, or leave the key out where it may be absent.",
+            )
     problem = next(iter(_validator("config").iter_errors(config)), None)
     if problem is None:
         return
@@ -194,3 +205,13 @@ def check_config(config: dict[str, Any], path: Path) -> None:
         what = f"{key or 'a key'} is {problem.instance!r}, expected {expected}"
         remedy = "Mend this key."
     raise StudyError(what, where=str(path), remedy=remedy)
+
+
+def _numbers_in(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every fraction in a config with its key, joined by dots."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inner in pairs:
+            yield from _numbers_in(inner, f"{key}.{name}".lstrip("."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -201,6 +202,24 @@ def test_yaml_that_repeats_a_key_is_refused(tmp_path: Path) -> None:
     path.write_text("a: 1\nb:\n  c: 1\n  c: 2\n")
     with pytest.raises(StudyError, match=r"line 4: the key 'c' is already in line 3"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"level": math.nan}, "level is nan"),
+        ({"drift": {"allowed_loss": math.nan}}, "drift.allowed_loss is nan"),
+        ({"drift": {"allowed_loss": math.inf}}, "drift.allowed_loss is inf"),
+        ({"machine": {"gpu_gb": "nan"}}, "machine.gpu_gb is nan"),
+        ({"harness": {"models": [{}, {"low": -math.inf}]}}, "harness.models.1.low is -inf"),
+    ],
+)
+def test_a_number_that_is_within_no_bounds_is_refused(
+    place: Path, stated: dict[str, object], said: str
+) -> None:
+    config = read_yaml(place / "config/config.yaml") | stated
+    with pytest.raises(StudyError, match=f"config.yaml: {said}, expected a finite number"):
+        load_study(place, config)
 
 
 def test_the_papers_study(pytestconfig: pytest.Config) -> None:
