@@ -13,7 +13,7 @@ from downslope.errors import StudyError
 from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.locked import Lock, local_files, require_tokenizer_folder
 from downslope.study import load_study
-from downslope.study_checks import lone_checkpoints, require_within
+from downslope.study_checks import lone_checkpoints, own_files, require_within
 from downslope.touched import lost_scores, refuse_touched
 
 # The jobs of a large study are hundreds of thousands of objects, all of which stay: looking for
@@ -165,9 +165,15 @@ def plans_to_count(wildcards):
 
 
 def own_source(dataset):
-    """A data set's source where it is a file of the study, so that a rule can make it."""
-    sources = STUDY.datasets[dataset]["sources"].split()
-    return [source.split("!/")[0] for source in sources if "://" not in source]
+    """A data set's source where it is a file of the study, so that a rule can make it.
+
+    Raised here, the error stops only what needs the file: neither a study that has it in
+    resources/ already nor a target without it.
+    """
+    try:
+        return own_files(STUDY.datasets[dataset], Path("config/datasets.tsv"))
+    except StudyError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def plan_of(task, ckpt):

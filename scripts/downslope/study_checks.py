@@ -108,6 +108,24 @@ def require_within(row: Checkpoint, size: int, budget_gb: float) -> None:
         )
 
 
+def own_files(row: Mapping[str, Any], path: Path) -> list[str]:
+    """The files of the study among a data set's sources; StudyError where one does not exist.
+
+    One under resources/ need not exist yet, since a rule of the study can make it.
+    """
+    sources = [source.split("!/")[0] for source in str(row["sources"]).split()]
+    files = [source for source in sources if "://" not in source]
+    for file in files:
+        if not Path(file).is_file() and Path(file).parts[0] != "resources":
+            raise StudyError(
+                f"the source {file!r} is no file of this study",
+                where=f"{path}, line {row['line']} ({row['dataset']})",
+                remedy="Mend its path, relative to the study. Sources are joined by spaces, so "
+                "that a path has none of its own.",
+            )
+    return files
+
+
 def check_harness(config: Mapping[str, Any], path: Path) -> None:
     """Patterns that name checkpoints, where cells come from lm-evaluation-harness."""
     if config["cells"] == "harness":

@@ -387,6 +387,20 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_key(study: Path) -> None:
     assert "config/config.yaml, tokenizers.bytes: the folder 'tokeniser' does not ex" in printed
 
 
+@pytest.mark.parametrize("source", ["data/tiny alpha.jsonl", "data/tiny-alhpa.jsonl"])
+def test_a_data_set_that_does_not_exist_is_refused_by_row(study: Path, source: str) -> None:
+    edit(study / "config/datasets.tsv", "data/tiny-alpha.jsonl", source)
+    assert jobs(study) == NOTHING, "its content is here"
+    for place in ("resources", "results"):
+        shutil.rmtree(study / place)
+    printed = snakemake(study, check=False)
+    assert not list(study.glob("resources/*/*")), "refused before any job"
+    found = source.split()[0]
+    assert f"config/datasets.tsv, line 2 (tiny-alpha): the source '{found}' is no fi" in printed
+    assert "Sources are joined by spaces" in printed
+    assert "# What this study costs" in snakemake(study, "cost")
+
+
 def test_one_model_under_two_names_stops_before_it_is_scored(study: Path) -> None:
     (study / "models/w8-s8").mkdir()
     for file in (study / "models/w8-s2").iterdir():
