@@ -102,13 +102,22 @@ def _with_ids(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
             repeated.append(item.row)
     notes = []
     if repeated:
-        notes.append(f"{len(repeated)} items repeat an earlier one: rows {_some(repeated)}; kept")
+        numbers = _some(repeated)
+        notes.append(f"{len(repeated)} items repeat an earlier one: {numbers} in the file; kept")
     return named, notes
+
+
+def _text(path: Path) -> str:
+    """A file's text; where it is not UTF-8, what there is to mend is the source, not this copy."""
+    try:
+        return read_text(path)
+    except StudyError as error:
+        raise _bad(error.where, error.what) from None
 
 
 def _parse_prize(path: Path) -> Iterable[Item]:
     """The Inverse Scaling Prize's classification format: one JSON object a line."""
-    lines = read_text(path).split("\n")
+    lines = _text(path).split("\n")
     if lines and not lines[-1]:
         lines.pop()
     for row, line in enumerate(lines):
@@ -149,13 +158,13 @@ def _parse_truthfulqa(path: Path) -> Iterable[Item]:
     `truthfulqa_mc` (version 1) of lm-evaluation-harness.
     """
     try:
-        records = json.loads(read_text(path), object_pairs_hook=_unique_pairs)
+        records = json.loads(_text(path), object_pairs_hook=_unique_pairs)
     except (json.JSONDecodeError, ValueError) as error:
         raise _bad(str(path), f"is not JSON without repeated keys ({error})") from None
     if not isinstance(records, list):
         raise _bad(str(path), "is not a JSON list")
     for row, record in enumerate(records):
-        where = f"{path}, entry {row}"
+        where = f"{path}, entry {row + 1}"
         question = record.get("question") if isinstance(record, dict) else None
         if not isinstance(question, str) or not question.strip():
             raise _bad(where, f"question is {question!r}, expected a text that is not empty")
@@ -203,20 +212,22 @@ def _bad(where: str, what: str) -> StudyError:
     )
 
 
-def _some(numbers: Sequence[int], most: int = 10) -> str:
-    shown = ", ".join(map(str, numbers[:most]))
-    return shown if len(numbers) <= most else f"{shown}, ..."
+def _some(rows: Sequence[int], most: int = 10) -> str:
+    """Rows as numbers from 1, as errors and editors count them."""
+    shown = ", ".join(str(row + 1) for row in rows[:most])
+    word = "number" if len(rows) == 1 else "numbers"
+    return f"{word} {shown}" if len(rows) <= most else f"{word} {shown}, ..."
 
 
 def protocol_notes(items: Sequence[Item], protocol: Any) -> list[str]:
-    """Which rows a protocol reads differently from the published list; one note for the log."""
+    """Which items a protocol reads differently from the published list; one note for the log."""
     rows = [i.row for i in items if protocol.choices(i.choices, i.classes) != list(i.choices)]
     if not rows:
         return []
     example = next(item for item in items if item.row == rows[0])
     return [
         f"{protocol.name} reads other classes than the published list in {len(rows)} of "
-        f"{len(items)} items: rows {_some(rows)} (row {rows[0]}: {example.classes} becomes "
+        f"{len(items)} items: {_some(rows)} in the file (of the first, {example.classes} becomes "
         f"{protocol.choices(example.choices, example.classes)}); reproduced"
     ]
 

@@ -69,7 +69,7 @@ def sentences(
         said.append(f"On these items performance falls clearly during training in {own}.")
     said += [_TURNS[shape].format(axis) for shape, axis in _turns(row)]
     if row["log_odds"] in _LOG_ODDS:
-        said.append(_LOG_ODDS[row["log_odds"]])
+        said.append(_LOG_ODDS[row["log_odds"]].format(_ODDS.get(metric, "the right answer")))
     return " ".join(said)
 
 
@@ -78,10 +78,12 @@ _TURNS = {
     "inverted U": "Over {} it rises, then falls (inverted U, two-lines test).",
 }
 _LOG_ODDS = {
-    "differs": "The log-odds of the right answer move the other way: see the margin's own rows.",
-    "agrees in part": "In the log-odds of the right answer only part of this is established.",
-    "not established": "In the log-odds of the right answer this is not established.",
+    "differs": "The log-odds of {} move the other way: see the margin's own rows.",
+    "agrees in part": "In the log-odds of {} only part of this is established.",
+    "not established": "In the log-odds of {} this is not established.",
 }
+_ODDS = {"mc1": "all right answers, MC2's,"}
+"""What a margin is of where it is not of the one answer that the metric asks for."""
 
 
 def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:

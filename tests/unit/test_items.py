@@ -49,7 +49,7 @@ def test_ids_follow_the_content_and_not_the_place(tmp_path: Path) -> None:
 def test_a_repeated_item_is_kept_and_noted(tmp_path: Path) -> None:
     items, notes = parse_items(write_prize(tmp_path / "x.jsonl", GOOD, GOOD), "prize", 2)
     assert items[1].item == items[0].item + "-2"
-    assert notes == ["1 items repeat an earlier one: rows 1; kept"]
+    assert notes == ["1 items repeat an earlier one: number 2 in the file; kept"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_wrong_count_stops(tmp_path: Path) -> None:
 def test_a_byte_order_mark_stops(tmp_path: Path) -> None:
     path = write_prize(tmp_path / "x.jsonl", GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    with pytest.raises(StudyError, match="byte-order mark"):
+    with pytest.raises(StudyError, match=r"byte-order mark\. Take .* mend its source, and write"):
         parse_items(path, "prize", 1)
 
 
@@ -135,7 +135,7 @@ def test_a_bad_truthfulqa_entry_stops(
     path.write_text(json.dumps([QUESTION, QUESTION | change]))
     with pytest.raises(StudyError) as caught:
         parse_items(path, "truthfulqa", 2)
-    assert "mc.json, entry 1" in str(caught.value)
+    assert "mc.json, entry 2" in str(caught.value)
     assert expected in str(caught.value)
 
 
@@ -185,7 +185,7 @@ def test_memo_trap_rows_203_and_493_are_read_as_the_paper_read_them(mirror: Path
     differing = [item.row for item in items if read[item.row] != list(item.choices)]
     assert differing == [203, 493]
     (note,) = protocol_notes(items, michaelov)
-    assert "in 2 of 936 items: rows 203, 493" in note
+    assert "in 2 of 936 items: numbers 204, 494 in the file" in note
     assert protocol_notes(items, mckenzie) == []
 
 

@@ -13,7 +13,9 @@ from downslope.verdict_words import (
     NO_CLEAR_CHANGE,
     NOT_ESTABLISHED,
     RISES,
+    Reading,
     change_with_interval,
+    sentences,
 )
 from downslope.verdicts import own_trends, read_effect, verdicts
 
@@ -231,7 +233,16 @@ def test_log_odds_that_do_not_follow_are_told():
     ):
         found = table(pd.concat([ALL_FALL, rows]))
         assert found["log_odds"].tolist() == [expected]
-        assert ("log-odds" in found["verdict"][0]) == (expected != "agrees")
+        assert ("log-odds of the right answer" in found["verdict"][0]) == (expected != "agrees")
+
+
+def test_the_log_odds_beside_mc1_are_of_the_answers_that_they_are_of():
+    row = {"metric": "mc1", "own_trends": "", "log_odds": "not established"}
+    row |= dict.fromkeys(("shape_parameters", "shape_tokens", "shape_flops"), "")
+    falls = Reading(FALLS, ("ols",), 1, 0.01, -0.1, -0.2, -0.01)
+    readings = dict.fromkeys(("parameters", "tokens", "interaction"), falls)
+    said = sentences(readings, row, "higher", pd.DataFrame())
+    assert "In the log-odds of all right answers, MC2's, this is not established." in said
 
 
 def test_changes_are_printed_in_points_or_nats():
