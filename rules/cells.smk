@@ -10,7 +10,7 @@ from downslope.status import StudyStatus
 CELL_MODULES = modules_digest(
     [
         *("aggregate.py", "cells.py", "item_values.py", "layout.py"),
-        *("metrics.py", "protocols.py", "tsv.py"),
+        *("metrics.py", "protocols.py", "tsv.py", "versions.py"),
     ]
 )
 REPORTED = [task.task for task in STUDY.reported]
@@ -84,6 +84,7 @@ else:
         output:
             cells="resources/cells/{task}.tsv",
             item_values="resources/item_values/{task}.parquet",
+            versions="resources/versions/{task}.tsv",
         log:
             "logs/cells/{task}.log",
         conda:
@@ -107,6 +108,7 @@ else:
         output:
             cells="resources/partial/cells/{task}.tsv",
             item_values="resources/partial/item_values/{task}.parquet",
+            versions="resources/partial/versions/{task}.tsv",
         log:
             "logs/partial/cells/{task}.log",
         params:

@@ -132,6 +132,14 @@ rule write_verdicts:
 rule write_table1:
     input:
         effects="results/{scope}stats/effects.tsv",
+        versions=(
+            expand(
+                "resources/{{scope}}versions/{task}.tsv",
+                task=sorted({outcome.task for outcome in STUDY.primary}),
+            )
+            if STUDY.config["cells"] == "scores"
+            else []
+        ),
     output:
         tsv="results/{scope}stats/table1.tsv",
         md="results/{scope}stats/table1.md",

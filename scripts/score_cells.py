@@ -8,6 +8,7 @@ from downslope.aggregate import published_scores, stored_scores, task_cells, wan
 from downslope.item_values import write_item_values
 from downslope.logs import log_to
 from downslope.tsv import write_tsv
+from downslope.versions import versions_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -26,6 +27,7 @@ def main(
     scoring: str,
     output_cells: str,
     output_items: str,
+    output_versions: str,
     log: str,
 ) -> None:
     with log_to(log) as logger:
@@ -37,6 +39,8 @@ def main(
         cells, values = task_cells(task, Path(items), found, checkpoints, protocols)
         write_tsv(cells, output_cells)
         write_item_values(output_items, values)
+        paths = stored or [] if scores is None else scores
+        write_tsv(versions_of(paths, wanted), output_versions)
         logger.info("%s: %d of %d checkpoints", task, len(found), len(checkpoints))
 
 
@@ -54,5 +58,6 @@ if "snakemake" in globals():
         scoring=snakemake.params.scoring,
         output_cells=snakemake.output.cells,
         output_items=snakemake.output.item_values,
+        output_versions=snakemake.output.versions,
         log=snakemake.log[0],
     )

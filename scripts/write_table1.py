@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from downslope.files import atomic_write
 from downslope.logs import log_to
-from downslope.table1 import as_frame, as_latex, as_markdown, table1
+from downslope.table1 import as_frame, as_latex, as_markdown, table1, version_notes
 from downslope.tsv import read_tsv, write_tsv
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def main(
     effects: str,
+    versions: Sequence[str],
     outcomes: Sequence[str],
     titles: Mapping[str, str],
     level: float,
@@ -23,6 +24,7 @@ def main(
     log: str,
 ) -> None:
     with log_to(log):
+        notes = [*notes, *version_notes([read_tsv(path) for path in versions])]
         table = table1(read_tsv(effects), outcomes, titles, level=level, title=title, notes=notes)
         write_tsv(as_frame(table), outputs["tsv"])
         for kind, text in (("md", as_markdown(table)), ("tex", as_latex(table))):
@@ -33,6 +35,7 @@ def main(
 if "snakemake" in globals():
     main(
         effects=snakemake.input.effects,
+        versions=snakemake.input.versions,
         outcomes=snakemake.params.outcomes,
         titles=snakemake.params.titles,
         level=snakemake.params.level,

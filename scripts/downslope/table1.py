@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -115,6 +116,28 @@ def _notes(rows: Sequence[Row], effects: pd.DataFrame, level: float) -> list[str
         notes.append(f"Checkpoints per task: {shown}.")
     notes += [f"{row.title}: {row.status}." for row in rows if row.status != "ok"]
     return notes
+
+
+def version_notes(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """A sentence where checkpoints were scored with several versions of torch or transformers.
+
+    Each of `tables` has the column ckpt and one for each package, for a task of Table 1.
+    """
+    if not tables:
+        return []
+    rows = pd.concat(tables).drop_duplicates()
+    packages = [column for column in rows.columns if column != "ckpt"]
+    counts = Counter(rows[packages].itertuples(index=False, name=None))
+    if len(counts) < 2:
+        return []
+    shown = [
+        ", ".join(
+            f"{name} {version or 'unknown'}" for name, version in zip(packages, of, strict=True)
+        )
+        + f" ({count} checkpoints)"
+        for of, count in sorted(counts.items())
+    ]
+    return [f"Scored with several versions: {'; '.join(shown)}. Last digits may differ."]
 
 
 def as_frame(table: Table1) -> pd.DataFrame:

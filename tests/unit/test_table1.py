@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from downslope.errors import StudyError
-from downslope.table1 import as_frame, as_latex, as_markdown, table1
+from downslope.table1 import as_frame, as_latex, as_markdown, table1, version_notes
 
 TITLES = {"memo-trap": "Memo Trap", "neqa": "NeQA", "truthfulqa": "TruthfulQA"}
 OUTCOMES = ["memo-trap/p/accuracy", "neqa/p/accuracy", "truthfulqa/p/mc1", "truthfulqa/p/mc2"]
@@ -175,3 +175,16 @@ def test_several_protocols_and_metrics_are_told_apart():
 def test_an_outcome_without_effects_is_refused():
     with pytest.raises(StudyError, match="redefine/p/accuracy"):
         table(effects(), outcomes=["redefine/p/accuracy"])
+
+
+def test_versions_that_were_mixed_are_told():
+    def task(*rows):
+        return pd.DataFrame(rows, columns=["ckpt", "torch", "transformers"])
+
+    one, two = task(("a", "2.4", "4.44"), ("b", "2.4", "4.44")), task(("a", "2.4", "4.44"))
+    assert version_notes([]) == version_notes([one, two]) == []
+    assert version_notes([one, two, task(("b", "2.5", "4.44"), ("c", "", ""))]) == [
+        "Scored with several versions: torch unknown, transformers unknown (1 checkpoints); "
+        "torch 2.4, transformers 4.44 (2 checkpoints); torch 2.5, transformers 4.44 "
+        "(1 checkpoints). Last digits may differ."
+    ]

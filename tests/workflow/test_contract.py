@@ -288,6 +288,21 @@ def test_the_cells_rule_asks_each_score_what_it_was_computed_from(study: Path) -
     assert "Delete this file" in printed
 
 
+def test_scores_of_another_version_of_torch_are_told_in_table_1(study: Path) -> None:
+    """An update of torch, of which the identity knows nothing, then a checkpoint more."""
+    for path in (study / "results/scores/w8-s1").iterdir():
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[b"downslope"])
+        facts["job"]["torch"] = "1.0"
+        stated = {b"downslope": json.dumps(facts).encode()}
+        pq.write_table(table.replace_schema_metadata(stated), path)
+    table1 = study / "results/stats/table1.md"
+    assert "several versions" not in table1.read_text()
+    snakemake(study, "results/stats/table1.md")
+    assert "several versions: torch 1.0, transformers" in table1.read_text()
+    assert "(5 checkpoints)" in table1.read_text()
+
+
 @pytest.mark.slow
 def test_deleting_a_tasks_row_scores_nothing(study: Path) -> None:
     before = packs_scored(study)
