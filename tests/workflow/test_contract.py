@@ -253,6 +253,15 @@ def test_after_the_remedy_nothing_old_is_left_even_without_its_option(
     assert found.items() >= {"score": 6, "score_cells": 2, "cells": 1, "write_verdicts": 1}.items()
 
 
+def test_what_nothing_notices_without_records_can_be_made_anew(study: Path) -> None:
+    """As the README says, of a config that has changed since a study was copied."""
+    shutil.rmtree(study / ".snakemake")
+    write_config(study, ["alpha", "beta"], level=0.01)
+    assert jobs(study) == NOTHING
+    assert jobs(study, "-R", "score_cells") == AGGREGATES
+    assert jobs(study, "-R", "make_items").items() >= {"make_plan": 2, **AGGREGATES}.items()
+
+
 def test_a_deleted_score_is_published_again_and_nothing_is_scored(study: Path) -> None:
     before = packs_scored(study)
     (study / "results/scores/w8-s1/alpha.parquet").unlink()
