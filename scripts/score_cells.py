@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downslope.aggregate import published_scores, stored_scores, task_cells, wanted_identities
+from downslope.aggregate import (
+    of_wanted,
+    published_scores,
+    stored_scores,
+    task_cells,
+    wanted_identities,
+)
 from downslope.item_values import write_item_values
 from downslope.logs import log_to
 from downslope.tsv import write_tsv
@@ -39,7 +45,7 @@ def main(
         cells, values = task_cells(task, Path(items), found, checkpoints, protocols)
         write_tsv(cells, output_cells)
         write_item_values(output_items, values)
-        paths = stored or [] if scores is None else scores
+        paths = of_wanted(stored or [], wanted) if scores is None else scores
         write_tsv(versions_of(paths, wanted), output_versions)
         logger.info("%s: %d of %d checkpoints", task, len(found), len(checkpoints))
 

@@ -79,14 +79,19 @@ def published_scores(paths: Iterable[str], wanted: Wanted) -> dict[str, pd.DataF
     return found
 
 
+def of_wanted(paths: Iterable[str], wanted: Wanted) -> list[Path]:
+    """Of files in the store those whose names say a wanted identity; others are none of ours."""
+    return [
+        path
+        for path in map(Path, paths)
+        if path.parent.name in wanted
+        and path.suffixes[-2].removeprefix(".") == wanted[path.parent.name][0]
+    ]
+
+
 def stored_scores(paths: Iterable[str], wanted: Wanted) -> dict[str, pd.DataFrame]:
-    """Score tables by checkpoint from the store; files of other identities are none of ours."""
-    found = {}
-    for path in map(Path, paths):
-        ckpt, identity = path.parent.name, path.suffixes[-2].removeprefix(".")
-        if ckpt in wanted and wanted[ckpt][0] == identity:
-            found[ckpt] = read_scores(path)[0].to_pandas()
-    return found
+    """Score tables by checkpoint from the store."""
+    return {path.parent.name: read_scores(path)[0].to_pandas() for path in of_wanted(paths, wanted)}
 
 
 def task_cells(

@@ -35,17 +35,18 @@ def fetch_checkpoint(ckpt: str, study: Study, lock: pd.DataFrame, run: str) -> N
     """Fetch what is locked of a checkpoint to resources/weights/{ckpt}, under the disk budget.
 
     Where the store has all its scores already, only the list of its files is written, and what
-    lies there under their names with other bytes is deleted. Raises
-    StudyError where scoring is known to fail, where there is no room, and as `hub.fetch` does.
-    Whatever else is raised is left in resources/weights/{ckpt}.failed until the next success.
+    lies there under their names with other bytes is deleted. Raises StudyError where scoring is
+    known to fail, which the store says, where there is no room, and as `hub.fetch` does; what is
+    about the download is left in resources/weights/{ckpt}.failed until the next success.
 
     `run` names the run of the workflow by the facts of its process, as JSON: of its downloads only
     one waits in vain, and none waits for longer than that process lives (RunEnded).
     """
     holdings = Holdings(study, lock, _tasks_of_this_run(ckpt, study))
-    if failure := holdings.known_failure(ckpt):
-        raise failure  # its own marker says so, as long as it is true
     marker = fetch_marker(holdings.weights, ckpt)
+    if failure := holdings.known_failure(ckpt):
+        marker.unlink(missing_ok=True)  # the store's own says why, as long as it is true
+        raise failure
     try:
         _fetch(ckpt, holdings, lock, run)
     except (ClaimLost, RunEnded):
@@ -96,12 +97,12 @@ def _fetch(ckpt: str, holdings: Holdings, lock: pd.DataFrame, run: str) -> None:
         if "disk_budget_gb" in machine and not holdings.is_whole(ckpt) and not folder.is_symlink():
             queue = stack.enter_context(claimed(holdings.weights))
         claim = stack.enter_context(claimed(folder))
-        there = keep_locked(files, folder)
         if holdings.is_scored(ckpt):
             drop_exchanged(files, folder)
             write_manifest(pd.DataFrame(files), folder)
             log.info("%s: the store has all its scores, so no weights are fetched", ckpt)
             return
+        there = keep_locked(files, folder)
         if queue is not None:
             hold = queue.confirm
 

@@ -37,6 +37,11 @@ def is_weights(file: str) -> bool:
     return file.endswith((".safetensors", ".bin"))
 
 
+def makes_model(file: str) -> bool:
+    """Whether a file of a checkpoint enters the identity of its scores, by its name."""
+    return is_weights(file) or file == "config.json"
+
+
 def model_digest(files: Iterable[tuple[str, str]]) -> str:
     """Hexadecimal digest of what makes a model: its weight files and its config.json.
 
@@ -45,9 +50,7 @@ def model_digest(files: Iterable[tuple[str, str]]) -> str:
     """
     files = list(files)
     if any(is_weights(file) for file, _ in files):
-        files = [
-            (file, digest) for file, digest in files if is_weights(file) or file == "config.json"
-        ]
+        files = [(file, digest) for file, digest in files if makes_model(file)]
     lines = sorted(f"{file} {digest}" for file, digest in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 

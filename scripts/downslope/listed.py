@@ -14,12 +14,13 @@ from pathlib import Path
 
 from downslope.errors import StudyError
 from downslope.files import is_as_locked
-from downslope.identity import is_weights, model_digest
+from downslope.identity import is_weights, makes_model, model_digest
 
 
 @dataclass(frozen=True)
 class ListedFiles:
-    """The files of a checkpoint in `folder`, each with its bytes and digest, by a `manifest`."""
+    """The weights and config of a checkpoint in `folder`, each with its bytes and digest, as a
+    `manifest` lists them. A tokenizer is compared with the plan's, by what it does."""
 
     folder: Path
     manifest: Path
@@ -27,13 +28,17 @@ class ListedFiles:
 
     @classmethod
     def of(cls, manifest: Path, folder: Path) -> ListedFiles:
-        """Read a list; StudyError where it has gone, and for one that names no weights."""
+        """Read a list; StudyError where it has gone or is none, and for one without weights."""
         try:
             with open(manifest, encoding="utf-8", newline="") as table:
                 rows = csv.DictReader(table, delimiter="\t")
-                files = tuple((row["file"], int(row["bytes"]), row["digest"]) for row in rows)
+                listed = [(row["file"], int(row["bytes"]), row["digest"]) for row in rows]
         except FileNotFoundError:
             raise StudyError("is gone", where=str(manifest), remedy="Run again.") from None
+        except (KeyError, TypeError, ValueError):
+            what = "is no list of files"
+            raise StudyError(what, where=str(manifest), remedy=_remedy(manifest)) from None
+        files = tuple(row for row in listed if makes_model(row[0]))
         if not any(is_weights(file) for file, _, _ in files):
             raise StudyError("lists no weights", where=str(manifest), remedy=_remedy(manifest))
         return cls(folder, manifest, files)
@@ -50,13 +55,14 @@ class ListedFiles:
     def states(self) -> list[tuple[int, ...] | None]:
         """What differs as soon as a file is exchanged or written to, at no cost."""
         found = (_status(self.folder / file) for file, _, _ in self.files)
-        return [some and (some.st_ino, some.st_size, some.st_mtime_ns) for some in found]
+        return [some and (some.st_size, some.st_mtime_ns) for some in found]
 
     def require_as_listed(self) -> None:
         """Raise StudyError where a file is missing or another one than the list says.
 
         What has not been touched since the list was written is not read again: no copying or
-        renaming sets back the date at which a file's entry last changed.
+        renaming sets back the date at which a file's entry last changed. (`snakemake --touch`
+        moves the list's own date, and with it says that all is well.)
         """
         listed = self.manifest.stat().st_mtime_ns
         wrong = []

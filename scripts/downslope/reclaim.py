@@ -88,9 +88,12 @@ def drop_hollow_lists(weights: Path) -> list[str]:
     hollow = []
     for path in sorted(weights.glob(f"*/{MANIFEST}")):
         with open(path, encoding="utf-8", newline="") as table:
-            files = [(row["file"], row["bytes"]) for row in csv.DictReader(table, delimiter="\t")]
-        sizes = [_size(path.parent / file) for file, _ in files]
-        if not files or sizes != [int(size) for _, size in files]:
+            rows = csv.DictReader(table, delimiter="\t")
+            try:
+                files = [(path.parent / row["file"], int(row["bytes"])) for row in rows]
+            except (KeyError, TypeError, ValueError):  # half of a list
+                files = []
+        if not files or any(_size(file) != size for file, size in files):
             try:
                 path.unlink(missing_ok=True)
             except PermissionError:  # somebody else's study, which is only looked at

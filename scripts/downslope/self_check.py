@@ -48,7 +48,9 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     long, short = _sample(packs)
     sample, _ = pack_together([*long, *short])
     scorer.path = "whole"
+    tolerance = TOLERANCE[scorer.dtype]
     try:
+        _require_causal(scorer, long[0], tolerance)
         whole = _scored(Scorer(scorer.model, "whole"), sample)
     except _Refused as refused:
         remedy = "Look at its config.json, or leave the checkpoint out (known_bad)."
@@ -57,8 +59,6 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     if not np.isfinite(whole).all():  # damaged weights, or overflow: scoring will name the item
         _warn("log-probabilities that are no finite numbers; scored one at a time")
         return float("nan")
-    tolerance = TOLERANCE[scorer.dtype]
-    _require_causal(scorer, long[0], tolerance)
     reference = whole
     if scorer.dtype != torch.float32:
         # A model rounds its logits to its own dtype, which `head` does not: it is checked first.
@@ -94,8 +94,8 @@ def _require_causal(scorer: Scorer, request: Request, tolerance: float) -> None:
 
     The library gives an output layer to BERT and XLNet too; read as language models they score an
     answer by what stands behind it. The beginning of a request is read twice, the second time with
-    other tokens in its second half. The same sums are taken for the first, so that next to nothing
-    may change there; but rounding may send a token to another expert, hence the median.
+    other tokens in its second half: in the first no more than rounding may change. Where experts
+    take tokens in groups, rounding does, and may send a token to another one; hence the median.
     """
     begin = request.tokens[:_BRANCH]
     pack, _ = pack_together([Request(begin, len(begin) - 1)])
@@ -109,9 +109,9 @@ def _require_causal(scorer: Scorer, request: Request, tolerance: float) -> None:
     tokens = pack.tokens.copy()
     tokens[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
     by_itself = Scorer(scorer.model, "whole")
-    found = by_itself.target_logprobs(one)
-    other = by_itself.target_logprobs(dataclasses.replace(one, tokens=tokens))
-    if float(np.median(np.abs(other - found))) > tolerance / 100:
+    found = _scored(by_itself, one)
+    other = _scored(by_itself, dataclasses.replace(one, tokens=tokens))
+    if float(np.median(np.abs(other - found))) > tolerance:
         raise UnusableFolder(
             "is no causal language model: what it predicts depends on what follows, or on chance",
             where=type(scorer.model).__name__,

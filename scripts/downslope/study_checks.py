@@ -116,7 +116,7 @@ def own_files(row: Mapping[str, Any], path: Path) -> list[str]:
     sources = [source.split("!/")[0] for source in str(row["sources"]).split()]
     files = [source for source in sources if "://" not in source]
     for file in files:
-        if not Path(file).is_file() and Path(file).parts[0] != "resources":
+        if not Path(file).is_file() and Path(file).parts[:1] != ("resources",):
             raise StudyError(
                 f"the source {file!r} is no file of this study",
                 where=f"{path}, line {row['line']} ({row['dataset']})",

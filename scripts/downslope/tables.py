@@ -174,12 +174,12 @@ def read_yaml(path: Path) -> Any:
 def check_config(config: dict[str, Any], path: Path) -> None:
     """Check a merged config against its closed schema; StudyError names key and expectation.
 
-    Numbers must be finite: nan is neither above nor below any bound that the schema sets.
+    No number may be nan, which is neither above nor below any bound that the schema sets.
     """
     for key, value in _numbers_in(config):
-        if not math.isfinite(value):
+        if math.isnan(value):
             raise StudyError(
-                f"{key} is {value}, expected a finite number",
+                f"{key} is {value}, expected a number",
                 where=str(path),
                 remedy="Write a number, or leave the key out where it may be absent.",
             )

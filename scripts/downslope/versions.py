@@ -17,7 +17,7 @@ from downslope.store import read_facts
 PACKAGES = ("torch", "transformers")
 
 
-def versions_of(paths: Iterable[str], wanted: Wanted) -> pd.DataFrame:
+def versions_of(paths: Iterable[str | Path], wanted: Wanted) -> pd.DataFrame:
     """ckpt and a column for each of PACKAGES, from score files of the wanted identities.
 
     Empty where a file does not say it. Raises StudyError for a file that is no score table.

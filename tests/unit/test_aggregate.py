@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_plan import plan_of
 
-from downslope.aggregate import stored_scores, wanted_identities
+from downslope.aggregate import of_wanted, stored_scores, wanted_identities
 from downslope.errors import StudyError
 from downslope.plan import write_plan
 from downslope.tokenization import FolderTokenizer
@@ -64,3 +64,5 @@ def test_the_store_is_read_by_identity(tmp_path: Path) -> None:
     stale.write_bytes(b"never read")
     assert stored_scores([str(stale)], {"a": ("1111", "{}")}) == {}
     assert stored_scores([str(stale)], {}) == {}
+    assert of_wanted([str(stale)], {"a": ("1111", "{}")}) == of_wanted([str(stale)], {}) == []
+    assert of_wanted([str(stale)], {"a": ("0000", "{}")}) == [stale]

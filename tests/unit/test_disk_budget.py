@@ -119,6 +119,9 @@ def test_a_list_goes_only_where_a_file_of_it_is_missing(tmp_path: Path) -> None:
     with (whole / "model.safetensors").open("ab") as weights:
         weights.write(b"more")
     assert drop_hollow_lists(tmp_path) == ["whole"]
+    for half in ("file\n", "file\tbytes\na\n", "file\tbytes\na\tb\n", "", "\udcff"):
+        (hollow / "fetched.tsv").write_text(half, errors="surrogateescape")
+        assert drop_hollow_lists(tmp_path) == ["hollow"], half
     (hollow / "fetched.tsv").write_text("file\tbytes\tdigest\n")
     assert drop_hollow_lists(tmp_path) == ["hollow"], "a list of nothing"
 

@@ -347,7 +347,8 @@ def test_a_lock_put_back_names_no_weights_of_another_commit(place: Place) -> Non
     (folder / "fetched.tsv").unlink()
     place.fetch("w8-s1")
     assert place.sent() == 1
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "fetched.tsv"]
+    kept = ["added_tokens.json", "config.json", "fetched.tsv"]
+    assert sorted(path.name for path in folder.iterdir()) == kept
     assert drop_hollow_lists(place.weights) == ["w8-s1"], "who scores again fetches again"
     place.store("w8-s1", "beta").finished.unlink()
     place.fetch("w8-s1")
@@ -356,6 +357,8 @@ def test_a_lock_put_back_names_no_weights_of_another_commit(place: Place) -> Non
 
 def test_a_checkpoint_that_is_known_to_fail_is_not_fetched(place: Place) -> None:
     place.store("w8-s1", "beta").fail("log-likelihood is nan")
+    place.weights.mkdir(parents=True, exist_ok=True)
+    (place.weights / "w8-s1.failed").write_text("another lock's file is gone\n")
     with pytest.raises(StudyError, match="task beta: failed before"):
         place.fetch("w8-s1")
     assert place.sent() == 0

@@ -54,6 +54,13 @@ if settings["pause"]:
                     time.sleep(0.05)
             yield scores
     Scorer.score_packs = slowly
+if settings["goes_meanwhile"]:
+    from pathlib import Path
+    look = score_checkpoint.unfinished
+    def unfinished(jobs):
+        Path(settings["job"]["folder"], "model.safetensors").unlink()
+        return look(jobs)
+    score_checkpoint.unfinished = unfinished
 def found_anew(blocks):
     import torch
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -93,7 +100,13 @@ class Job:
         self.outputs = [folder / f"out/{task}.parquet" for task in TASKS]
 
     def start(
-        self, *, pause: float = 0.0, waits: bool = False, largest_file: int = 0, **env: str
+        self,
+        *,
+        pause: float = 0.0,
+        waits: bool = False,
+        largest_file: int = 0,
+        goes_meanwhile: bool = False,
+        **env: str,
     ) -> subprocess.Popen[str]:
         job = {
             "folder": str(self.model),
@@ -108,6 +121,7 @@ class Job:
             "log": str(self.log),
         }
         settings = {"job": job, "pause": pause, "waits": waits, "largest_file": largest_file}
+        settings["goes_meanwhile"] = goes_meanwhile
         paths = [str(ROOT / "scripts")]
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(settings)],
@@ -117,9 +131,11 @@ class Job:
             text=True,
         )
 
-    def run(self, *, largest_file: int = 0, **env: str) -> tuple[int, dict[str, object]]:
+    def run(
+        self, *, largest_file: int = 0, goes_meanwhile: bool = False, **env: str
+    ) -> tuple[int, dict[str, object]]:
         """Exit status of a whole run, and what it says of itself at its end."""
-        process = self.start(largest_file=largest_file, **env)
+        process = self.start(largest_file=largest_file, goes_meanwhile=goes_meanwhile, **env)
         printed, _ = process.communicate(timeout=120)
         return process.returncode, json.loads(printed)
 
@@ -291,6 +307,31 @@ def test_nothing_is_stored_once_the_weights_have_changed(job: Job) -> None:
             process.kill()
     assert "model.safetensors changed while scores were computed from it" in job.log.read_text()
     assert [path for path in job.store.rglob("*") if path.is_file()] == []
+
+
+def test_a_tokenizer_that_was_put_back_is_tried_though_no_list_says_so(job: Job) -> None:
+    (job.model / "tokenizer.json").rename(job.folder / "tokenizer.json")
+    assert job.run()[0] == 1
+    assert "holds no tokenizer" in job.log.read_text()
+    (job.folder / "tokenizer.json").rename(job.model / "tokenizer.json")
+    os.utime(job.model / "tokenizer.json")
+    assert job.run()[0] == 0
+
+
+def test_what_is_stored_is_published_though_its_weights_go_meanwhile(job: Job) -> None:
+    assert job.run()[0] == 0
+    for output in job.outputs:
+        output.unlink()
+    status, said = job.run(goes_meanwhile=True)
+    assert (status, said["torch"]) == (0, False)
+    assert not (job.model / "model.safetensors").exists()
+    assert all(output.is_file() for output in job.outputs)
+
+
+def test_half_of_a_list_is_said_in_a_sentence(job: Job) -> None:
+    job.manifest.write_text("file\tbytes\nmodel.safetensors\n")
+    assert job.run()[0] == 1
+    assert f"{job.manifest}: is no list of files. Delete" in job.log.read_text()
 
 
 def test_a_list_of_no_weights_is_refused_before_anything_is_loaded(job: Job) -> None:

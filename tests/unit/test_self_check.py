@@ -78,6 +78,21 @@ def test_an_expert_that_rounding_chooses_is_no_look_ahead(seed: int) -> None:
     choose_path(Scorer(model), packs)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_deep_model_of_experts_is_scored_though_rounding_grows_with_every_layer(
+    seed: int,
+) -> None:
+    deep = EXPERTS | {"hidden_size": 256, "num_hidden_layers": 24}
+    model = model_of("mixtral", seed, **deep)
+    requests = requests_of(seed=seed)
+    packs, number = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+    # Where two experts are as good, rounding may choose: that is the model's own doing.
+    assert np.median(np.abs(found - one_by_one(model, requests))) < 1e-3
+
+
 @pytest.mark.parametrize("tokens", [(5, 6), (5, 6, 7), (9, 9, 9, 9)])
 def test_a_task_of_one_short_request(tokens: tuple[int, ...]) -> None:
     model = model_of("gpt_neox", **WIDE)

@@ -411,7 +411,7 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_key(study: Path) -> None:
     assert "config/config.yaml, tokenizers.bytes: the folder 'tokeniser' does not ex" in printed
 
 
-@pytest.mark.parametrize("source", ["data/tiny alpha.jsonl", "data/tiny-alhpa.jsonl"])
+@pytest.mark.parametrize("source", ["data/tiny alpha.jsonl", "data/tiny-alhpa.jsonl", "."])
 def test_a_data_set_that_does_not_exist_is_refused_by_row(study: Path, source: str) -> None:
     edit(study / "config/datasets.tsv", "data/tiny-alpha.jsonl", source)
     assert jobs(study) == NOTHING, "its content is here"
