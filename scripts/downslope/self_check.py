@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from downslope.engine import Scorer, out_of_memory
 from downslope.errors import StudyError, UnusableFolder
 from downslope.packing import Pack, pack_together
+from downslope.plain import Batch, read
 from downslope.protocols import Request
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -50,7 +52,7 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     scorer.path = "whole"
     tolerance = TOLERANCE[scorer.dtype]
     try:
-        _require_causal(scorer, long[0], tolerance)
+        _require_causal(scorer.model, long[0], tolerance)
         whole = _scored(Scorer(scorer.model, "whole"), sample)
     except _Refused as refused:
         remedy = "Look at its config.json, or leave the checkpoint out (known_bad)."
@@ -89,32 +91,32 @@ def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     return 0.0 if scorer.path == "whole" else float(np.abs(found - reference).max())
 
 
-def _require_causal(scorer: Scorer, request: Request, tolerance: float) -> None:
+def _require_causal(model: Any, request: Request, tolerance: float) -> None:
     """Raise UnusableFolder where predictions change with tokens that follow.
 
     The library gives an output layer to BERT and XLNet too; read as language models they score an
-    answer by what stands behind it. The beginning of a request is read twice, the second time with
-    other tokens in its second half: in the first no more than rounding may change. Where experts
-    take tokens in groups, rounding does, and may send a token to another one; hence the median.
+    answer by what stands behind it. The beginning of a request is read twice in one batch, once
+    with other tokens in its second half: in the first no more than rounding may change. Where
+    experts take tokens in groups, it does, and may send a token to another one; hence the median.
     """
-    begin = request.tokens[:_BRANCH]
-    pack, _ = pack_together([Request(begin, len(begin) - 1)])
-    half = (len(pack.tokens) + 1) // 2
-    early = pack.target_position < half
-    one = dataclasses.replace(
-        pack,
-        target_position=pack.target_position[early],
-        target_token=pack.target_token[early],
+    tokens = np.array(request.tokens[:_BRANCH], np.int64)
+    half = len(tokens) // 2
+    if not half:
+        return
+    other = tokens.copy()
+    other[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
+    both = Batch(
+        ids=np.stack([tokens, other]),
+        targets=np.arange(2 * half),
+        number=np.repeat([0, 1], half),
+        depth=np.tile(np.arange(half, dtype=np.int32), 2),
+        token=np.tile(tokens[1 : half + 1].astype(np.int32), 2),
     )
-    tokens = pack.tokens.copy()
-    tokens[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
-    by_itself = Scorer(scorer.model, "whole")
-    found = _scored(by_itself, one)
-    other = _scored(by_itself, dataclasses.replace(one, tokens=tokens))
-    if float(np.median(np.abs(other - found))) > tolerance:
+    one, two = np.split(_tried("whole", lambda: read(model, both, whole=True)[0].cpu().numpy()), 2)
+    if float(np.median(np.abs(two - one))) > tolerance:
         raise UnusableFolder(
             "is no causal language model: what it predicts depends on what follows, or on chance",
-            where=type(scorer.model).__name__,
+            where=type(model).__name__,
             remedy="Leave the checkpoint out (known_bad in checkpoints.tsv).",
         )
 
@@ -210,13 +212,18 @@ def _lengths(pack: Pack) -> NDArray[np.int32]:
 
 def _scored(scorer: Scorer, sample: Pack) -> NDArray[np.float64]:
     """Log-probabilities of the sample's targets; _Refused where the path fails."""
+    return _tried(scorer.path, lambda: scorer.target_logprobs(sample))
+
+
+@torch.inference_mode()
+def _tried(path: str, score: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
     try:
-        return scorer.target_logprobs(sample)
+        return score()
     except Exception as error:  # a model may refuse what it cannot do in any way it likes
         if out_of_memory(error):
             raise
         first = (str(error).strip().splitlines() or ["without a message"])[0]
-        raise _Refused(f"the {scorer.path} path fails ({type(error).__name__}: {first})") from error
+        raise _Refused(f"the {path} path fails ({type(error).__name__}: {first})") from error
 
 
 def _agreed(
