@@ -31,8 +31,7 @@ def failure_reasons(
 
     `wanted` says under which identity the study wants a checkpoint's scores of a task now; what
     failed under another one says nothing of it. A download counts for checkpoints `of_hub` alone:
-    others have come from a folder since. Sorted, so that equal failures are
-    an equal list.
+    others have come from a folder since. Sorted, so that equal failures are an equal list.
     """
     found = []
     for path in matching(resources, f"scored/*/*{FAILED}"):

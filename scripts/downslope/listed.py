@@ -17,6 +17,19 @@ from downslope.files import is_as_locked
 from downslope.identity import is_weights, makes_model, model_digest
 
 
+def read_listed(manifest: Path) -> list[tuple[str, int, str]]:
+    """Name, bytes and digest of each file of a list; StudyError where it has gone or is none."""
+    try:
+        with open(manifest, encoding="utf-8", newline="") as table:
+            rows = csv.DictReader(table, delimiter="\t")
+            return [(row["file"], int(row["bytes"]), row["digest"]) for row in rows]
+    except FileNotFoundError:
+        raise StudyError("is gone", where=str(manifest), remedy="Run again.") from None
+    except (KeyError, TypeError, ValueError):
+        what = "is no list of files"
+        raise StudyError(what, where=str(manifest), remedy=_remedy(manifest)) from None
+
+
 @dataclass(frozen=True)
 class ListedFiles:
     """The weights and config of a checkpoint in `folder`, each with its bytes and digest, as a
@@ -28,17 +41,8 @@ class ListedFiles:
 
     @classmethod
     def of(cls, manifest: Path, folder: Path) -> ListedFiles:
-        """Read a list; StudyError where it has gone or is none, and for one without weights."""
-        try:
-            with open(manifest, encoding="utf-8", newline="") as table:
-                rows = csv.DictReader(table, delimiter="\t")
-                listed = [(row["file"], int(row["bytes"]), row["digest"]) for row in rows]
-        except FileNotFoundError:
-            raise StudyError("is gone", where=str(manifest), remedy="Run again.") from None
-        except (KeyError, TypeError, ValueError):
-            what = "is no list of files"
-            raise StudyError(what, where=str(manifest), remedy=_remedy(manifest)) from None
-        files = tuple(row for row in listed if makes_model(row[0]))
+        """Read a list; StudyError as `read_listed` raises, and for one without weights."""
+        files = tuple(row for row in read_listed(manifest) if makes_model(row[0]))
         if not any(is_weights(file) for file, _, _ in files):
             raise StudyError("lists no weights", where=str(manifest), remedy=_remedy(manifest))
         return cls(folder, manifest, files)

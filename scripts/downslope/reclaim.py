@@ -6,7 +6,6 @@ leaves no folder that looks whole. A link is never followed: neither counted nor
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from downslope.claim import CLAIM
 from downslope.errors import StudyError
+from downslope.listed import read_listed
 from downslope.weights import MANIFEST
 
 HIDDEN = ".reclaimed."
@@ -87,13 +87,11 @@ def drop_hollow_lists(weights: Path) -> list[str]:
     """
     hollow = []
     for path in sorted(weights.glob(f"*/{MANIFEST}")):
-        with open(path, encoding="utf-8", newline="") as table:
-            rows = csv.DictReader(table, delimiter="\t")
-            try:
-                files = [(path.parent / row["file"], int(row["bytes"])) for row in rows]
-            except (KeyError, TypeError, ValueError):  # half of a list
-                files = []
-        if not files or any(_size(file) != size for file, size in files):
+        try:
+            files = read_listed(path)
+        except StudyError:  # half of a list
+            files = []
+        if not files or any(_size(path.parent / file) != size for file, size, _ in files):
             try:
                 path.unlink(missing_ok=True)
             except PermissionError:  # somebody else's study, which is only looked at

@@ -101,8 +101,6 @@ def _require_causal(model: Any, request: Request, tolerance: float) -> None:
     """
     tokens = np.array(request.tokens[:_BRANCH], np.int64)
     half = len(tokens) // 2
-    if not half:
-        return
     other = tokens.copy()
     other[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
     both = Batch(

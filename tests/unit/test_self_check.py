@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,14 @@ def test_a_model_that_fails_by_itself_is_named(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StudyError, match=words) as raised:
         choose_path(Scorer(model), packs)
     assert not isinstance(raised.value, UnusableFolder), "a device may fail once"
+
+
+def test_a_cap_is_found_in_a_model_whose_language_is_a_part_of_it() -> None:
+    text = {"final_logit_softcapping": 3.0, "vocab_size": VOCABULARY, "hidden_size": 8}
+    layer = torch.nn.Linear(8, VOCABULARY, bias=False)
+    config = transformers.Gemma3Config(text_config=text)
+    model = SimpleNamespace(config=config, get_output_embeddings=lambda: layer)
+    assert head.Head.of(model).softcap == 3.0
 
 
 @pytest.mark.parametrize("columns", [10, 4096])
