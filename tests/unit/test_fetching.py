@@ -18,11 +18,11 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub import HfApi
 
-from downslope.claim import PACE, claimed
+from downslope.claim import CLAIM, PACE, ClaimLost, claimed
 from downslope.errors import StudyError
 from downslope.failures import failure_reasons, reason_in
 from downslope.fetching import RunEnded, fetch_checkpoint, keep_locked
-from downslope.held import Holdings, Need
+from downslope.held import Held, Holdings, Need
 from downslope.hub import fetch
 from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
 from downslope.items import parse_items
@@ -316,6 +316,33 @@ def test_a_task_that_was_added_during_a_run_keeps_no_weights_in_it(place: Place)
     assert place.held("w8-s1")[0] is Need.WAITED_FOR, "for the next run"
     place.fetch("w8-s4", disk_budget_gb=ROOM_FOR_TWO, weights_wait=0.05)
     assert place.whole() == {"w8-s2", "w8-s4"}
+
+
+def test_half_of_a_list_of_plans_makes_nothing_fully_scored(place: Place) -> None:
+    place.fetch("w8-s1")
+    for torn in ("", "task\tdigest\n"):
+        (place.folder / "resources/plans/bytes.tsv").write_text(torn)
+        with pytest.raises(StudyError, match="waits to be scored"):
+            place.fetch("w8-s2", disk_budget_gb=1.2 * WEIGHTS / 1e9, weights_wait=0.01)
+    assert place.whole() == {"w8-s1"}
+
+
+def test_who_lost_the_queue_gives_nothing_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood still for minutes, while it looked; another download measures by now."""
+    place.fetch("w8-s1")
+    place.score("w8-s1")
+    look = Holdings.look
+
+    def slowly(holdings: Holdings, ckpt: str) -> list[Held]:
+        found = look(holdings, ckpt)
+        shutil.rmtree(place.weights / CLAIM)
+        return found
+
+    monkeypatch.setattr(Holdings, "look", slowly)
+    with pytest.raises(ClaimLost):
+        place.fetch("w8-s2", disk_budget_gb=1.2 * WEIGHTS / 1e9)
+    assert place.whole() == {"w8-s1"}
+    assert not (place.weights / "w8-s2.failed").exists(), "nothing is wrong with the download"
 
 
 def test_without_a_budget_nothing_is_given_up(place: Place) -> None:

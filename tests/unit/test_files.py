@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from downslope.files import matching
+from downslope.files import file_states, matching
 
 
 def test_what_goes_while_it_is_looked_for_is_passed_over(
@@ -27,3 +27,12 @@ def test_what_goes_while_it_is_looked_for_is_passed_over(
     monkeypatch.setattr(os, "scandir", meanwhile)
     assert matching(tmp_path, "*/*.failed") == [tmp_path / name / "x.failed" for name in "ab"]
     assert matching(tmp_path / "never", "*") == []
+
+
+def test_states_are_those_of_files_that_are_there(tmp_path: Path) -> None:
+    """What goes between listing and looking, and a client's folder, differ without a change."""
+    (tmp_path / "model").write_bytes(b"12")
+    (tmp_path / ".cache").mkdir()
+    os.utime(tmp_path / "model", ns=(0, 5))
+    names = ("model", ".cache", "gone")
+    assert file_states(tmp_path / name for name in names) == ["model 2 5"]

@@ -394,6 +394,7 @@ def with_config(folder: Path, place: Path, **fields: Any) -> Path:
             r"x\.bin: cannot be read",
         ),
         (RuntimeError("CUDA out of memory"), RuntimeError, "^CUDA out of memory$"),
+        (RuntimeError("can't allocate memory: 9 bytes"), RuntimeError, "^can't allocate memory"),
         (RuntimeError("CUDA error: uncorrectable ECC error"), RuntimeError, "^CUDA error"),
         (MemoryError("no more"), MemoryError, "^no more$"),
         (OSError("no file named x"), StudyError, "cannot be loaded as a causal language model"),

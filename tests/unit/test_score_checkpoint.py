@@ -54,13 +54,21 @@ if settings["pause"]:
                     time.sleep(0.05)
             yield scores
     Scorer.score_packs = slowly
-if settings["goes_meanwhile"]:
-    from pathlib import Path
+def go():
+    os.unlink(os.path.join(settings["job"]["folder"], "model.safetensors"))
+if settings["weights_go"] == "before":
     look = score_checkpoint.unfinished
     def unfinished(jobs):
-        Path(settings["job"]["folder"], "model.safetensors").unlink()
+        go()
         return look(jobs)
     score_checkpoint.unfinished = unfinished
+if settings["weights_go"] == "after":
+    from downslope import scoring
+    score_tasks = scoring.score_tasks
+    def scored(*given):
+        score_tasks(*given)
+        go()
+    scoring.score_tasks = scored
 def found_anew(blocks):
     import torch
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -105,7 +113,7 @@ class Job:
         pause: float = 0.0,
         waits: bool = False,
         largest_file: int = 0,
-        goes_meanwhile: bool = False,
+        weights_go: str = "",
         **env: str,
     ) -> subprocess.Popen[str]:
         job = {
@@ -121,7 +129,7 @@ class Job:
             "log": str(self.log),
         }
         settings = {"job": job, "pause": pause, "waits": waits, "largest_file": largest_file}
-        settings["goes_meanwhile"] = goes_meanwhile
+        settings["weights_go"] = weights_go
         paths = [str(ROOT / "scripts")]
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(settings)],
@@ -132,10 +140,10 @@ class Job:
         )
 
     def run(
-        self, *, largest_file: int = 0, goes_meanwhile: bool = False, **env: str
+        self, *, largest_file: int = 0, weights_go: str = "", **env: str
     ) -> tuple[int, dict[str, object]]:
         """Exit status of a whole run, and what it says of itself at its end."""
-        process = self.start(largest_file=largest_file, goes_meanwhile=goes_meanwhile, **env)
+        process = self.start(largest_file=largest_file, weights_go=weights_go, **env)
         printed, _ = process.communicate(timeout=120)
         return process.returncode, json.loads(printed)
 
@@ -322,10 +330,25 @@ def test_what_is_stored_is_published_though_its_weights_go_meanwhile(job: Job) -
     assert job.run()[0] == 0
     for output in job.outputs:
         output.unlink()
-    status, said = job.run(goes_meanwhile=True)
+    status, said = job.run(weights_go="before")
     assert (status, said["torch"]) == (0, False)
     assert not (job.model / "model.safetensors").exists()
     assert all(output.is_file() for output in job.outputs)
+
+
+def test_what_has_been_scored_is_published_though_its_weights_go_then(job: Job) -> None:
+    """Another run gives them up as soon as the store has all scores."""
+    assert job.run(weights_go="after")[0] == 0
+    assert not (job.model / "model.safetensors").exists()
+    assert all(output.is_file() for output in job.outputs)
+
+
+def test_a_file_of_another_size_is_found_though_the_list_was_touched(job: Job) -> None:
+    os.truncate(job.model / "model.safetensors", 1000)
+    os.utime(job.manifest, (4e9, 4e9))
+    status, said = job.run()
+    assert (status, said["torch"]) == (1, False)
+    assert "model.safetensors missing or not as listed" in job.log.read_text()
 
 
 def test_half_of_a_list_is_said_in_a_sentence(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 import transformers
 
-from downslope import head
+from downslope import head, self_check
 from downslope.engine import Scorer
 from downslope.errors import StudyError, UnusableFolder
 from downslope.packing import pack_requests
 from downslope.protocols import Request
-from downslope.self_check import choose_path
+from downslope.self_check import TOLERANCE, choose_path
 
 VOCABULARY = 97
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -167,6 +168,71 @@ def test_a_model_that_fails_by_itself_is_named(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StudyError, match=words) as raised:
         choose_path(Scorer(model), packs)
     assert not isinstance(raised.value, UnusableFolder), "a device may fail once"
+    assert isinstance(raised.value.__cause__, RuntimeError), "the log shows where it failed"
+
+
+def test_memory_that_runs_out_in_the_first_look_is_not_called_a_bad_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of("gpt_neox", **WIDE)
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "forward", fails)
+    packs, _ = pack_requests(requests_of(), 100)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_path(Scorer(model), packs)
+
+
+@pytest.mark.parametrize(
+    ("positions", "by", "causal"),
+    [
+        (slice(None), 0.5, True),
+        (slice(None), 2.0, False),
+        (slice(0, 1), 1e6, True),  # an expert was chosen otherwise
+        (slice(None, None, 2), 1e6, False),
+    ],
+)
+def test_how_far_predictions_may_change_with_what_follows(
+    positions: slice, by: float, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`by` that many tolerances, at these of the 15 positions that are compared."""
+    read, model = self_check.read, model_of("gpt_neox", **WIDE)
+
+    def moved(model: Any, batch: Any, *, whole: bool) -> Any:
+        found, top = read(model, batch, whole=whole)
+        if len(batch.ids) == 2:
+            found = found.clone()
+            found[len(found) // 2 :][positions] += by * TOLERANCE[torch.float32]
+        return found, top
+
+    monkeypatch.setattr(self_check, "read", moved)
+    packs, _ = pack_requests([Request(tuple(range(1, 32)), 2)], 100)
+    with contextlib.nullcontext() if causal else pytest.raises(UnusableFolder):
+        choose_path(Scorer(model), packs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_output_layer_of_its_own_is_read_one_at_a_time_and_the_log_says_so(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of("gpt_neox", **WIDE).to(dtype)
+
+    def doubled(_: object, __: object, output: Any) -> Any:
+        output.logits = 2 * output.logits
+        return output
+
+    model.register_forward_hook(doubled)
+    requests = requests_of()
+    packs, number = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    assert scorer.path == "whole"
+    assert "its output layer is not the one assumed" in caplog.text
+    assert "scored in a slower way" in caplog.text
+    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-4)
 
 
 def test_a_cap_is_found_in_a_model_whose_language_is_a_part_of_it() -> None:

@@ -357,3 +357,13 @@ def test_a_fingerprint_may_go_while_it_is_looked_for(
     (tmp_path / "study/resources/fingerprints/w8-s1.tsv").unlink()
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     assert status.identity("w8-s1", "alpha") is None
+
+
+def test_what_is_no_plan_any_more_does_not_stop_status(tmp_path: Path) -> None:
+    """An earlier version's, say: it is made again, and so is what was scored by it."""
+    make_tables(tmp_path / "study", LOCAL[:1], ["alpha"])
+    plan = tmp_path / "study/resources/plans/bytes/alpha.safetensors"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"no plan")
+    status = StudyStatus(load_study(tmp_path / "study"))
+    assert status.identity("w8-s1", "alpha") is None

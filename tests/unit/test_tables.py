@@ -12,7 +12,7 @@ import pytest
 
 from downslope.errors import StudyError
 from downslope.study import Study, load_study
-from downslope.study_checks import lone_checkpoints
+from downslope.study_checks import lone_checkpoints, own_files
 from downslope.tables import read_yaml
 from tiny_study import checkpoint_row
 
@@ -219,6 +219,25 @@ def test_a_number_that_is_within_no_bounds_is_refused(
     config = read_yaml(place / "config/config.yaml") | stated
     with pytest.raises(StudyError, match=f"config.yaml: {said}, expected a number"):
         load_study(place, config)
+
+
+def test_a_data_set_of_the_study_itself_is_looked_for_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.jsonl").touch()
+    row = {"dataset": "mine", "line": 3, "sources": "data/mine.jsonl https://example.org/x.csv"}
+    assert own_files(row, Path("datasets.tsv")) == ["data/mine.jsonl"]
+    made = row | {"sources": "resources/made.zip!/a.jsonl"}
+    assert own_files(made, Path("datasets.tsv")) == ["resources/made.zip"], "a rule makes it"
+    for sources, missing in (
+        ("data/mien.jsonl", "data/mien.jsonl"),
+        ("data/my own.jsonl", "data/my"),
+    ):
+        said = rf"datasets.tsv, line 3 \(mine\): the source '{missing}' is no file of this study"
+        with pytest.raises(StudyError, match=said):
+            own_files(row | {"sources": sources}, Path("datasets.tsv"))
 
 
 def test_the_papers_study(pytestconfig: pytest.Config) -> None:
