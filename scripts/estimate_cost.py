@@ -1,14 +1,17 @@
 """Print what the study costs: GPU hours, download and disk, from what lies in its folder now."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope.cost import study_cost
+from downslope.cost_left import current_weights
 from downslope.cost_page import cost_page
 from downslope.files import atomic_write
-from downslope.locked import NOT_LOCKED, Lock, local_files
+from downslope.identity import PACKAGE
+from downslope.locked import Lock, local_files
 from downslope.logs import log_to
 from downslope.study import load_study
 from downslope.tables import read_table
@@ -25,11 +28,10 @@ def main(config: Mapping[str, Any], lock: str, costs: str, table: str, page: str
         study = load_study(Path(), config)
         folders = {row.ckpt: map(Path, local_files(row)) for row in study.usable if not row.is_hub}
         locked = Lock(study, Path(lock), tell=logger.warning)
-        weights = {ckpt: locked.digest(ckpt, needed=False) for ckpt in locked.sizes()}
         cost = study_cost(
             study,
             locked_bytes=locked.sizes(),
-            locked_weights={ckpt: d for ckpt, d in weights.items() if d != NOT_LOCKED},
+            weights=current_weights(study, locked, logger.info),
             local_bytes={
                 ckpt: sum(path.stat().st_size for path in paths if path.is_file())
                 for ckpt, paths in folders.items()
@@ -38,11 +40,19 @@ def main(config: Mapping[str, Any], lock: str, costs: str, table: str, page: str
             mirror=os.environ.get("DOWNSLOPE_MIRROR") or None,
             tell=logger.info,
         )
-        text = cost_page(cost)
+        text = cost_page(cost, _place(Path.cwd()))
         write_tsv(cost.table, table)
         with atomic_write(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(text, flush=True)
+
+
+def _place(folder: Path) -> str:
+    """A study's folder as a command that is typed in the repository names it; empty for that."""
+    root = PACKAGE.parents[1]
+    if folder == root:
+        return ""
+    return shlex.quote(str(folder.relative_to(root) if folder.is_relative_to(root) else folder))
 
 
 if "snakemake" in globals():

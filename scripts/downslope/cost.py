@@ -16,11 +16,12 @@ import pandas as pd
 
 from downslope.checkpoint_costs import BYTES_PER_PARAMETER, checkpoint_costs
 from downslope.cost_inputs import data_at_hand
+from downslope.cost_left import is_fetched, left_tasks
 from downslope.cost_rate import Rate, fixed_seconds
 from downslope.cost_study import scores_of, study_rate, study_works
 from downslope.cost_work import Work
-from downslope.identity import SCORING_MODULES, modules_digest
 from downslope.panel import FloatArray
+from downslope.scoring_resources import ScoringResources
 from downslope.study import Checkpoint, Study
 
 HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
@@ -32,9 +33,9 @@ class Cost:
     """Costs by checkpoint, and what they rest on.
 
     table  a row per checkpoint that is not known_bad: ckpt, family, parameters, step, seed;
-           tasks, left_tasks; gpu_hours with _low, _high and the same of what is left to do;
-           gpu_source; download_gb (10^9 bytes, and as many on disk: a local folder takes none),
-           left_download_gb, download_source
+           gpus; tasks, left_tasks; gpu_hours (of all of its GPUs together) with _low, _high and
+           the same of what is left to do; gpu_source; download_gb (10^9 bytes, and as many on
+           disk: a local folder takes none), left_download_gb, download_source
     works  tokenizer -> task -> Work
     data_gb  data sets that are not on this disk
     """
@@ -51,16 +52,17 @@ def study_cost(
     *,
     locked_bytes: Mapping[str, int],
     local_bytes: Mapping[str, int],
-    locked_weights: Mapping[str, str] | None = None,
+    weights: Mapping[str, str] | None = None,
     measured: Sequence[Mapping[str, Any]] = (),
     mirror: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> Cost:
     """Costs of a study that scores its checkpoints, from its folder as it is now.
 
-    `locked_bytes` and `locked_weights` are the lock's sizes and model digests by checkpoint, where
-    there is one: scores of other weights are to be made anew. `local_bytes` are local folders',
-    `measured` the rows of config/costs.tsv; `tell` gets notes on what could not be used.
+    `locked_bytes` are the lock's sizes by checkpoint, where there is one, `local_bytes` those of
+    local folders, `weights` what is known of digests (`current_weights`): scores of other weights
+    are to be made anew. `measured` are the rows of config/costs.tsv; `tell` gets notes on what
+    could not be used.
     """
     works, digests = study_works(study, tell)
     scores = {row.ckpt: scores_of(study, row) for row in study.usable}
@@ -68,23 +70,24 @@ def study_cost(
     rows = [vars(row) for row in study.checkpoints]
     # No hours by parameters: what costs.tsv does not give is reckoned here.
     prices = checkpoint_costs(rows, 0.0, locked_bytes, measured).to_dict("index")
-    table = [
-        _row(
-            study,
+    on_disk = {**locked_bytes, **local_bytes}
+    asked = ScoringResources(study, lambda ckpt: on_disk.get(ckpt, 0))
+    table = []
+    for row in sorted(study.usable, key=lambda c: (c.family, c.parameters, c.seed, c.step)):
+        digest = (weights or {}).get(row.ckpt)
+        left = left_tasks(study, scores[row.ckpt], digests[row.tokenizer], digest)
+        fetched = is_fetched(study.folder / "resources/weights" / row.ckpt, digest)
+        given = _given(
             row,
             works[row.tokenizer],
-            _left(
-                study,
-                scores[row.ckpt],
-                digests[row.tokenizer],
-                (locked_weights or {}).get(row.ckpt),
-            ),
+            left,
             rate,
             prices[row.ckpt],
-            local_bytes.get(row.ckpt, 0),
+            local=local_bytes.get(row.ckpt, 0),
+            gpus=asked.gpus(row.ckpt) if rate.is_gpu else 1,
         )
-        for row in sorted(study.usable, key=lambda c: (c.family, c.parameters, c.seed, c.step))
-    ]
+        download = 0.0 if fetched or not left else given["download_gb"]
+        table.append({**given, "left_download_gb": download})
     missing = {
         task.dataset
         for task in study.tasks
@@ -94,55 +97,38 @@ def study_cost(
     return Cost(study, pd.DataFrame(table), works, rate, data_gb)
 
 
-def _row(
-    study: Study,
+def _given(
     row: Checkpoint,
     works: Mapping[str, Work],
     left: Sequence[str],
     rate: Rate,
     price: Mapping[Hashable, Any],
+    *,
     local: int,
+    gpus: int,
 ) -> dict[str, Any]:
-    """The table's row of one checkpoint; `left` are the tasks on which it is to be scored."""
+    """A checkpoint's row of the table but for the download that is left; `left` are the tasks on
+    which it is to be scored, `local` the bytes of its own folder."""
     download = float(price["download_gb"])
     weights = local or download * 1e9 or row.parameters * BYTES_PER_PARAMETER
-    hours = _hours(works, works, row.parameters, rate, weights)
-    left_hours = _hours(left, works, row.parameters, rate, weights)
-    source = rate.source
+    hours = gpus * _hours(works, works, row.parameters, rate, weights)
+    left_hours = gpus * _hours(left, works, row.parameters, rate, weights)
+    source = rate.source_of(row.parameters)
     if price["gpu_source"] == "costs.tsv":
         source = "costs.tsv"
         left_hours = left_hours[0] / hours[0] * np.full(3, price["gpu_hours"])
         hours = np.full(3, price["gpu_hours"])
-    fetched = (study.folder / f"resources/weights/{row.ckpt}/fetched.tsv").is_file()
     return {
         **{key: getattr(row, key) for key in ("ckpt", "family", "parameters", "step", "seed")},
+        "gpus": gpus,
         "tasks": len(works),
         "left_tasks": len(left),
         **dict(zip(HOURS, map(float, hours), strict=True)),
         **dict(zip(LEFT, map(float, left_hours), strict=False)),
         "gpu_source": source,
         "download_gb": download,
-        "left_download_gb": 0.0 if fetched or not left else download,
         "download_source": price["download_source"],
     }
-
-
-def _left(
-    study: Study,
-    scores: Mapping[tuple[str, str], Mapping[str, Any]],
-    plans: Mapping[str, str],
-    weights: str | None,
-) -> list[str]:
-    """The tasks of which a checkpoint has no scores, or other ones than the study wants."""
-    wanted = {"dtype": study.config["dtype"], "modules": modules_digest(SCORING_MODULES)}
-    if weights is not None:
-        wanted["weights"] = weights
-    done = set()
-    for (task, _), facts in scores.items():
-        now = wanted | ({"plan": plans[task]} if task in plans else {})
-        if all(facts["parts"].get(name) == value for name, value in now.items()):
-            done.add(task)
-    return [task for task in study.by_task if task not in done]
 
 
 def _hours(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from downslope.errors import StudyError
+from downslope.files import is_as_locked
 from downslope.lock import TOKENIZER_PREFIX
 from downslope.locked import Lock
 from downslope.study import HUB, Study
@@ -23,6 +24,12 @@ def plans_at_hand(study: Study, lock: Lock, mirror: str | None) -> list[str]:
             where=f"config/config.yaml, cells: {study.config['cells']}",
             remedy="Ask for the cost of a study with `cells: scores`.",
         )
+    if not study.usable:
+        raise StudyError(
+            "every checkpoint is known_bad, so there is nothing to score",
+            where="config/checkpoints.tsv",
+            remedy="Leave known_bad empty where a checkpoint can be scored.",
+        )
     used = sorted({row.tokenizer for row in study.usable})
     tokenizers = [name for name in used if tokenizer_at_hand(name, study, lock)]
     tasks = [
@@ -34,14 +41,19 @@ def plans_at_hand(study: Study, lock: Lock, mirror: str | None) -> list[str]:
 
 
 def data_at_hand(row: Mapping[str, Any], folder: Path, mirror: str | None) -> bool:
-    """Whether a register row's file lies on this disk: fetched, in the study, or in the mirror."""
+    """Whether a register row's file lies on this disk: fetched, in the study, or in the mirror.
+
+    Its content is compared, so that nothing is looked for elsewhere when it is another; but not
+    that of an archive of the study, which is taken to hold what it should.
+    """
     places = [folder / "resources/datasets" / row["dataset"] / row["file"]]
     if mirror and row["mirror_path"]:
         places.append(Path(mirror) / row["mirror_path"])
-    if any(place.is_file() and place.stat().st_size == row["bytes"] for place in places):
+    own = [source for source in row["sources"].split() if "://" not in source]
+    places += [folder / source for source in own if "!/" not in source]
+    if any(is_as_locked(place, row["bytes"], f"sha256:{row['sha256']}") for place in places):
         return True
-    own = (source.split("!/")[0] for source in row["sources"].split() if "://" not in source)
-    return any((folder / source).is_file() for source in own)
+    return any((folder / source.split("!/")[0]).is_file() for source in own if "!/" in source)
 
 
 def tokenizer_at_hand(name: str, study: Study, lock: Lock) -> bool:

@@ -8,14 +8,15 @@ import pandas as pd
 
 from downslope.cost import HOURS, LEFT, Cost
 from downslope.cost_rate import READ_BYTES_PER_SECOND, START_SECONDS
-from downslope.cost_work import VOCABULARY, WIDTH_PER_LAYER, Span, Work
+from downslope.cost_work import VOCABULARY, WIDTH_PER_LAYER, Work
 from downslope.figure_style import short_numbers
+from downslope.scoring_resources import GPU_GB
 
 _WHOLE = (*HOURS, "download_gb")
 
 
-def cost_page(cost: Cost) -> str:
-    """The page as Markdown."""
+def cost_page(cost: Cost, study: str = "") -> str:
+    """The page as Markdown; commands in it are for the `study` of this folder, if one is named."""
     parts = [
         "# What this study costs",
         _summary(cost),
@@ -23,7 +24,7 @@ def cost_page(cost: Cost) -> str:
         "## What these numbers rest on",
         _bullets(_reasons(cost)),
     ]
-    advice = list(_advice(cost))
+    advice = list(_advice(cost, f"--directory {study} " if study else ""))
     if advice:
         parts += ["## To know it better", _bullets(advice)]
     return "\n\n".join(parts) + "\n"
@@ -44,21 +45,30 @@ def _summary(cost: Cost) -> str:
     table, total = cost.table, cost.table.sum(numeric_only=True)
     works = [work for works in cost.works.values() for work in works.values()]
     guessed = sum(not work.planned for work in works)
+    download, keep = total["download_gb"], _keep(cost)
+    kept = " and to keep" if keep == download else f", at most {amount(keep)} GB of it on disk"
     text = (
         f"**{len(table)} checkpoints, {len(cost.study.tasks)} tasks: "
-        f"{_between(cost, total, HOURS)}, {amount(total['download_gb'])} GB to download and to "
-        f"keep.** On {cost.rate.device}, at a rate that is {cost.rate.source}"
+        f"{_between(cost, total, HOURS)}, {amount(download)} GB to download{kept}.** "
+        f"On {cost.rate.device}, at a rate that is {cost.rate.source}"
     )
-    text += f"; {guessed} of {len(works)} tasks estimated by bytes." if guessed else "."
+    text += f"; {guessed} of {len(works)} plans are not made yet." if guessed else "."
     done = int((table["left_tasks"] == 0).sum())
     if not total["left_tasks"]:
         return f"{text} All of it is scored: nothing is left to do."
     if any(total[left] < total[whole] for left, whole in zip(LEFT, _WHOLE, strict=True)):
         return (
-            f"{text} {done} checkpoints are scored. Still to do: {_between(cost, total, LEFT)}, "
+            f"{text} {done} of {len(table)} checkpoints are scored. Still to do: "
+            f"{_between(cost, total, LEFT)}, "
             f"{amount(total['left_download_gb'])} GB to download."
         )
     return f"{text} Nothing of it is done yet."
+
+
+def _keep(cost: Cost) -> float:
+    """GB of weights that lie on the disk at once."""
+    total = float(cost.table["download_gb"].sum())
+    return min(total, cost.study.machine.get("disk_budget_gb", total))
 
 
 def _between(cost: Cost, total: pd.Series, names: tuple[str, ...]) -> str:
@@ -96,10 +106,13 @@ def _reasons(cost: Cost) -> list[str]:
         "x layers for each pair of tokens that attend, 2 x width x vocabulary for each scored "
         "position; width and layers by rule from the number of parameters (a vocabulary of "
         f"{VOCABULARY}, a width of {WIDTH_PER_LAYER} times the layers). That is within 10 % for "
-        "Pythia's eight sizes, 3 % from 1 billion on; others can be further off.",
+        "Pythia's eight sizes, 3 % from 1 billion on. Others can be further off: models of "
+        "experts need less, since only a few of their parameters work for a token; very small "
+        "ones with a small vocabulary need more.",
         cost.rate.text,
         f"Assumed beside it, for each checkpoint: {START_SECONDS} s to start, and its weights "
         f"read at {READ_BYTES_PER_SECOND / 1e9:g} GB/s.",
+        _devices(cost),
     ]
     given = int((table["gpu_source"] == "costs.tsv").sum())
     if given:
@@ -110,9 +123,11 @@ def _reasons(cost: Cost) -> list[str]:
     lines.append(f"Download, by checkpoint: {shown}. GB are 10^9 bytes.{data}")
     size, ckpt = max(zip(table["download_gb"], table["ckpt"], strict=True))
     if size:
+        passing = _keep(cost) < table["download_gb"].sum()
+        room = "what `disk_budget_gb` allows" if passing else "room for all weights at once"
         lines.append(
-            "Disk: room for all weights at once; the least is room for the largest checkpoint, "
-            f"{ckpt} with {amount(size)} GB."
+            f"Disk: {room}; the least is room for the largest checkpoint, {ckpt} with "
+            f"{amount(size)} GB."
         )
     if cost.rate.is_gpu:
         each = table["gpu_hours"].sum() / table["parameters"].sum() * 1e9
@@ -124,12 +139,33 @@ def _reasons(cost: Cost) -> list[str]:
     bad = len(cost.study.checkpoints) - len(table)
     if bad:
         lines.append(f"Not counted: {bad} checkpoints that are known_bad.")
+    if any(row.source.startswith("resources/") for row in cost.study.usable):
+        lines.append(
+            "Not counted: what rules of this study make, such as checkpoints under resources/, "
+            "in time and on the disk."
+        )
     return lines
+
+
+def _devices(cost: Cost) -> str:
+    """What an hour is an hour of."""
+    if not cost.rate.is_gpu:
+        return "CPU hours are those of a job with as many threads as were measured."
+    table, each = cost.table, cost.study.machine.get("gpu_gb", GPU_GB)
+    larger = table[table["gpus"] > 1]
+    of_size = f"GPU of {each:g} GB (`machine: gpu_gb` says how large yours are)"
+    if larger.empty:
+        return f"Each checkpoint takes one {of_size}."
+    return (
+        f"{len(larger)} checkpoints take more than one {of_size}, up to {table['gpus'].max()}, and "
+        "an hour of theirs counts as often."
+    )
 
 
 def _tokens(tokenizer: str, works: Mapping[str, Work]) -> list[str]:
     planned = [work for work in works.values() if work.planned]
-    guessed = [work for work in works.values() if not work.planned]
+    counted = [work for work in works.values() if work.counted]
+    guessed = [work for work in works.values() if not work.planned and not work.counted]
     lines = []
     if planned:
         count = sum(work.tokens().best for work in planned)
@@ -137,36 +173,42 @@ def _tokens(tokenizer: str, works: Mapping[str, Work]) -> list[str]:
             f"Counted from plans (tokenizer {tokenizer}): {_names(planned)}; {amount(count)} "
             "tokens to compute."
         )
-    if guessed:
-        low, best, high = (
-            sum(each) for each in zip(*(work.tokens() for work in guessed), strict=True)
+    if counted:
+        lines.append(
+            "**Counted before, with Pythia's tokenizer and both protocols, for want of a plan** "
+            f"(tokenizer {tokenizer}): {_names(counted)}; about {_in_all(counted)}."
         )
+    if guessed:
         lines.append(
             f"**Estimated by bytes, for want of a plan** (tokenizer {tokenizer}): "
-            f"{_names(guessed)}; about {amount(best)} tokens{_range(Span(low, best, high))}. "
+            f"{_names(guessed)}; about {_in_all(guessed)}."
+        )
+    if counted or guessed:
+        lines.append(
             "Tokens per byte are those of data sets of the same form; low and high are the "
             "extremes among these and no bounds."
         )
     return lines
 
 
-def _range(span: Span) -> str:
-    return f" ({amount(span.low)} to {amount(span.high)})" if span.low < span.high else ""
+def _in_all(works: Iterable[Work]) -> str:
+    low, best, high = (sum(each) for each in zip(*(work.tokens() for work in works), strict=True))
+    return f"{amount(best)} tokens" + (f" ({amount(low)} to {amount(high)})" if low < high else "")
 
 
 def _names(works: Iterable[Work]) -> str:
     return ", ".join(work.task for work in works)
 
 
-def _advice(cost: Cost) -> Iterable[str]:
+def _advice(cost: Cost, place: str) -> Iterable[str]:
     hub = [row for row in cost.study.usable if row.is_hub]
     unlocked = not cost.table["download_source"].isin(["lock", "local folder", "costs.tsv"]).all()
     if hub and unlocked:
-        yield "`snakemake --cores 1 resolve` looks sizes up and writes the lock (network)."
+        yield f"`snakemake --cores 1 {place}resolve` looks sizes up and writes the lock (network)."
     if any(not work.planned for works in cost.works.values() for work in works.values()):
         yield (
-            "`snakemake --cores all --keep-going plans` makes the plans that are missing; it needs "
-            "the data sets and, for a tokenizer of the hub, the lock and the network."
+            f"`snakemake --cores all {place}--keep-going plans` makes the plans that are missing; "
+            "it needs the data sets and, for a tokenizer of the hub, the lock and the network."
         )
     if cost.rate.source == "assumed":
         yield (

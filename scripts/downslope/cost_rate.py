@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from downslope.cost_work import Span
+from downslope.sizes import size_name
 
 DEVICE = "NVIDIA H100 SXM"
 TFLOPS = {"float16": 989.4, "bfloat16": 989.4, "float32": 66.9}
@@ -50,8 +51,16 @@ class Rate:
 
     def of(self, parameters: int) -> Span:
         """The rate of that size, or of the one nearest to it by ratio."""
-        near = min(self.by_size, key=lambda size: (abs(math.log(max(size, 1) / parameters)), size))
-        return self.by_size[near]
+        return self.by_size[self._nearest(parameters)]
+
+    def source_of(self, parameters: int) -> str:
+        """`source` of the rate of that size: of another one's if it was measured at none."""
+        near = self._nearest(parameters)
+        elsewhere = self.source == "measured" and near != parameters
+        return f"measured at {size_name(near)}" if elsewhere else self.source
+
+    def _nearest(self, parameters: int) -> int:
+        return min(self.by_size, key=lambda size: (abs(math.log(max(size, 1) / parameters)), size))
 
     @property
     def is_gpu(self) -> bool:

@@ -20,7 +20,8 @@ Facts = Mapping[tuple[str, str], Mapping[str, Any]]
 def study_works(
     study: Study, tell: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, Work]], dict[str, dict[str, str]]]:
-    """The work of each task, and the digests of its plans where there are any, by tokenizer.
+    """The work of each task, and the digests of its plans where there are any, by tokenizer; empty
+    digests of those that will be made anew.
 
     `tell` gets notes on plans that could not be used.
     """
@@ -85,13 +86,19 @@ def _plans(
             "max_length": study.config["tokenizers"][tokenizer]["max_length"],
             "pack_tokens": study.config["pack_tokens"],
         }
+        items = study.datasets[task.dataset]["items"]
         try:
             plan = read_plan(path)
             fits = all(plan.facts.get(key) == value for key, value in wanted.items())
+            fits = fits and len(plan.item_ids) == items
         except (StudyError, KeyError):
             fits = False
         if not fits:
-            tell(f"{path} was made by another version or for another config and is not used")
+            tell(
+                f"{path} was made by another version, for another config or for other items, and "
+                "is not used"
+            )
+            digests[task.task] = ""
             continue
         size = study.datasets[task.dataset]["bytes"]
         counts[task.task] = count_packs(plan.packs, size)

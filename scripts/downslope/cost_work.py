@@ -7,7 +7,7 @@ shape is a rule's. Where there is no plan yet, the work goes by the bytes of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,7 +60,8 @@ LEAST_COUNTED = 3
 class Work:
     """One task under one tokenizer: `bytes` of its data set and the counts that it goes by.
 
-    Those are its plan's own (`planned`), or else those of data sets of the same form.
+    Those are its plan's own (`planned`), or else those of data sets of the same form; among them
+    may be the set's own that SHIPPED has (`counted`).
     """
 
     task: str
@@ -68,20 +69,22 @@ class Work:
     bytes: int
     planned: bool
     counts: tuple[Counts, ...]
+    counted: Counts | None = None
 
     def operations(self, parameters: float) -> Span:
-        """Operations of one checkpoint: by bytes over all counts, lowest and highest by one."""
-        return self._by_bytes([operations(parameters, count) for count in self.counts])
+        """Operations of one checkpoint: by bytes over all counts, or by the set's own that SHIPPED
+        has; lowest and highest by one of all."""
+        return self._by_bytes(lambda count: operations(parameters, count))
 
     def tokens(self) -> Span:
         """Computed tokens, in the same way."""
-        return self._by_bytes([count.tokens for count in self.counts])
+        return self._by_bytes(lambda count: count.tokens)
 
-    def _by_bytes(self, amounts: Sequence[float]) -> Span:
-        sizes = [count.bytes for count in self.counts]
-        each = [amount / size for amount, size in zip(amounts, sizes, strict=True)]
-        rates = Span(min(each), sum(amounts) / sum(sizes), max(each))
-        return Span(*(self.bytes * rate for rate in rates))
+    def _by_bytes(self, amount: Callable[[Counts], float]) -> Span:
+        each = [amount(count) / count.bytes for count in self.counts]
+        likely = [self.counted] if self.counted else self.counts
+        best = sum(map(amount, likely)) / sum(count.bytes for count in likely)
+        return Span(*(self.bytes * rate for rate in (min(each), best, max(each))))
 
 
 def count_packs(packs: Sequence[Pack], size: int) -> Counts:
@@ -111,8 +114,14 @@ def task_works(
         if len(own) < LEAST_COUNTED:
             every = [counts for sets in SHIPPED.values() for counts in sets.items()]
             own = dict(SHIPPED.get(form, {}).items() or every) | own
-        counts = (planned[name],) if name in planned else tuple(own.values())
-        works[name] = Work(name, row["dataset"], row["bytes"], name in planned, counts)
+        if name in planned:
+            works[name] = Work(name, row["dataset"], row["bytes"], True, (planned[name],))
+            continue
+        counted = SHIPPED.get(form, {}).get(row["dataset"])
+        if counted and counted.bytes != row["bytes"]:
+            counted = None
+        counts = tuple(dict.fromkeys([*own.values(), *([counted] if counted else [])]))
+        works[name] = Work(name, row["dataset"], row["bytes"], False, counts, counted)
     return works
 
 

@@ -48,10 +48,11 @@ def wanted(checkpoints: Rows, tokenizers: Mapping[str, Mapping[str, Any]]) -> di
 
 def is_locked(lock: pd.DataFrame, name: str, want: Mapping[str, Any]) -> bool:
     """Whether the lock has rows of `name` for the wanted source and revision."""
-    return _is_meant(records_by_name(lock[lock["ckpt"] == name]).get(name, ()), want)
+    return is_meant(records_by_name(lock[lock["ckpt"] == name]).get(name, ()), want)
 
 
-def _is_meant(files: Sequence[LockedFile], want: Mapping[str, Any]) -> bool:
+def is_meant(files: Sequence[LockedFile], want: Mapping[str, Any]) -> bool:
+    """Whether there are locked files, all of them of the wanted source and revision."""
     meant = want["source"], want["revision"]
     return bool(files) and all((file.source, file.revision) == meant for file in files)
 
@@ -67,7 +68,7 @@ def _same_weights(
     groups: dict[str, list[str]] = {}
     for name, want in wants.items():
         files = locked.get(name, ())
-        if _is_meant(files, want):
+        if is_meant(files, want):
             digest = digest_of_weights((file.file, file.digest) for file in files)
             groups.setdefault(digest, []).append(name)
     return [group for group in groups.values() if len(group) > 1]
@@ -87,7 +88,7 @@ def check_lock(
     locked = records_by_name(lock)
     needed = {name: want for name, want in wants.items() if not want["known_bad"]}
     missing = [name for name in needed if name not in locked]
-    stale = [name for name in needed if name in locked and not _is_meant(locked[name], wants[name])]
+    stale = [name for name in needed if name in locked and not is_meant(locked[name], wants[name])]
     if missing or stale:
         parts = [f"does not hold {_some(missing)}"] if missing else []
         parts += [f"is stale: source or revision differ for {_some(stale)}"] if stale else []
@@ -136,7 +137,7 @@ def _mended(
         f"{name} is marked known_bad ({want['known_bad']}), but its weights at the locked commit "
         "differ from those of every other checkpoint: they may have been mended since"
         for name, want in wants.items()
-        if want["known_bad"] and _is_meant(locked.get(name, ()), want) and name not in shared
+        if want["known_bad"] and is_meant(locked.get(name, ()), want) and name not in shared
     ]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from downslope.errors import StudyError
 from downslope.identity import model_digest
 from downslope.lock import TOKENIZER_PREFIX, LockedFile, read_lock, records_by_name
-from downslope.lock_check import check_lock
+from downslope.lock_check import check_lock, is_meant, wanted
 from downslope.study import HUB, Checkpoint, Study
 
 NOT_LOCKED = "not locked yet"
@@ -76,15 +76,17 @@ class Lock:
         return self._digests[name]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes to download for each locked checkpoint; empty where there is no lock."""
+        """Bytes to download for each checkpoint that is locked from where its row says; empty where
+        there is no lock."""
         return self._sizes
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
+        wants = wanted([vars(row) for row in self.study.checkpoints], {})
         return {
             name: sum(file.bytes for file in files)
             for name, files in sorted(self._records.items())
-            if name in self.study.by_ckpt
+            if name in wants and is_meant(files, wants[name])
         }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +18,13 @@ import pytest
 
 from downslope.cost import Cost, study_cost
 from downslope.cost_inputs import data_at_hand, plans_at_hand
+from downslope.cost_left import current_weights
 from downslope.cost_page import amount, cost_page
 from downslope.cost_rate import SHARE, Job, choose_rate, device_of, fixed_seconds, measured_rate
 from downslope.cost_study import scores_of
 from downslope.cost_work import SHIPPED, Counts, Span, count_packs, operations, shape, task_works
 from downslope.errors import StudyError
-from downslope.identity import SCORING_MODULES, modules_digest
+from downslope.identity import SCORING_MODULES, model_digest, modules_digest
 from downslope.items import parse_items
 from downslope.lock import write_lock
 from downslope.locked import Lock
@@ -289,7 +293,7 @@ def test_what_is_scored_costs_nothing_more(study: Study) -> None:
     assert 0 < half["left_gpu_hours"] < half["gpu_hours"]
     assert half["left_download_gb"] == half["download_gb"] == 2
     page = cost_page(cost)
-    assert "1 checkpoints are scored. Still to do: about" in page
+    assert "1 of 2 checkpoints are scored. Still to do: about" in page
     assert "| **still to do** | 1 |" in page
     assert "| 4 | 2 |\n| **still" in page  # GB of both, and of the larger one
 
@@ -298,7 +302,7 @@ def test_scores_of_weights_that_the_lock_no_longer_has_are_to_be_made_anew(study
     for task in ("alpha", "beta"):
         with_scores(study, "w8-s1", task, weights="now")
         with_scores(study, "w8-s2", task, weights="before")
-    cost = cost_of(study, locked_weights={"w8-s1": "now", "w8-s2": "now"})
+    cost = cost_of(study, weights={"w8-s1": "now", "w8-s2": "now"})
     assert list(cost.table["left_tasks"]) == [0, 2]
     assert list(cost_of(study).table["left_tasks"]) == [0, 0], "without a lock nothing is known"
 
@@ -347,12 +351,20 @@ def test_measured_costs_overrule(study: Study) -> None:
 
 
 def test_what_is_fetched_is_not_downloaded_again(study: Study) -> None:
-    manifest = study.folder / "resources/weights/w8-s1/fetched.tsv"
-    manifest.parent.mkdir(parents=True)
-    manifest.touch()
-    table = cost_of(study).table
-    assert list(table["left_download_gb"]) == [0, 2]
-    assert list(table["download_gb"]) == [2, 2]
+    folder = study.folder / "resources/weights/w8-s1"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"12")
+    row = {"file": "model.safetensors", "bytes": 2, "digest": f"sha256:{7:064d}"}
+    write_tsv_rows(folder / "fetched.tsv", list(row), [row])
+    here = model_digest([(row["file"], row["digest"])])
+    for weights in (None, {"w8-s1": here}):
+        table = cost_of(study, weights=weights).table
+        assert list(table["left_download_gb"]) == [0, 2]
+        assert list(table["download_gb"]) == [2, 2]
+    moved = cost_of(study, weights={"w8-s1": "another commit's"}).table
+    assert list(moved["left_download_gb"]) == [2, 2]
+    (folder / "model.safetensors").unlink()
+    assert list(cost_of(study).table["left_download_gb"]) == [2, 2], "its weights were given up"
 
 
 def test_local_folders_cost_neither_download_nor_disk(study: Study) -> None:
@@ -375,13 +387,15 @@ def test_a_plan_for_another_config_is_not_used(study: Study) -> None:
 
 def test_data_at_hand(tmp_path: Path) -> None:
     row = {"dataset": "d", "file": "f.json", "mirror_path": "m/f.json", "bytes": 3,
+           "sha256": hashlib.sha256(b"123").hexdigest(),
            "sources": "https://example.org/a.zip!/f.json"}  # fmt: skip
     assert not data_at_hand(row, tmp_path, None)
     assert not data_at_hand(row, tmp_path, "https://example.org/mirror")
     mirror = tmp_path / "mirror/m/f.json"
     mirror.parent.mkdir(parents=True)
-    mirror.write_text("12")
-    assert not data_at_hand(row, tmp_path, str(tmp_path / "mirror"))
+    for other in ("12", "124"):
+        mirror.write_text(other)
+        assert not data_at_hand(row, tmp_path, str(tmp_path / "mirror"))
     mirror.write_text("123")
     assert data_at_hand(row, tmp_path, str(tmp_path / "mirror"))
     assert not data_at_hand(row, tmp_path, None)
@@ -394,6 +408,10 @@ def test_data_at_hand(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.zip").touch()
     assert data_at_hand(own, tmp_path, None)
+    plain = row | {"dataset": "e", "sources": "data/f.json"}
+    for content, there in (("12", False), ("124", False), ("123", True)):
+        (tmp_path / "data/f.json").write_text(content)
+        assert data_at_hand(plain, tmp_path, None) == there
 
 
 def test_plans_at_hand(study: Study) -> None:
@@ -420,6 +438,111 @@ def test_plans_at_hand(study: Study) -> None:
     assert plans_at_hand(other, Lock(other, lock.path, tell=print), None) == both[1:]
     manifest.unlink()
     assert plans_at_hand(other, Lock(other, lock.path, tell=print), None) == []
+
+
+def test_a_study_of_bad_checkpoints_only_is_told_so(study: Study) -> None:
+    bad = [replace(row, known_bad="damaged") for row in study.checkpoints]
+    other = replace(study, checkpoints=bad)
+    with pytest.raises(StudyError, match=r"checkpoints.tsv: every checkpoint is known_bad"):
+        plans_at_hand(other, Lock(other, Path("none"), tell=print), None)
+
+
+def test_weights_of_a_folder_are_those_it_was_looked_through_with(study: Study) -> None:
+    local = [replace(row, source="models/x", revision="") for row in study.checkpoints]
+    study = replace(study, checkpoints=local)
+    lock, told = Lock(study, Path("none"), tell=print), []
+    folder, lists = study.folder / "models/x", study.folder / "resources/fingerprints"
+    for place in (folder, lists):
+        place.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"12")
+    with contextlib.chdir(study.folder):
+        assert current_weights(study, lock, told.append) == {}
+        row = {"file": "model.safetensors", "bytes": 2, "digest": f"sha256:{7:064d}"}
+        write_tsv_rows(lists / "w8-s1.tsv", list(row), [row])
+        digest = model_digest([(row["file"], row["digest"])])
+        assert current_weights(study, lock, told.append) == {"w8-s1": digest}
+        os.utime(folder / "model.safetensors", (4e9, 4e9))
+        found = current_weights(study, lock, told.append)
+    assert found == {"w8-s1": ""}
+    assert "models/x was touched since it was looked through" in told[0]
+    with_scores(study, "w8-s1", "beta", weights=digest)
+    assert list(cost_of(study, weights={"w8-s1": digest}).table["left_tasks"]) == [1, 2]
+    assert list(cost_of(study, weights=found).table["left_tasks"]) == [2, 2]
+
+
+def test_a_lock_says_nothing_of_another_source(study: Study) -> None:
+    rows = [{"ckpt": row.ckpt, "source": row.source, "revision": row.revision, "commit": "a" * 40,
+             "file": file, "bytes": 7, "digest": f"sha256:{row.step:064d}"}
+            for row in study.checkpoints
+            for file in ("config.json", "model.safetensors")]  # fmt: skip
+    path = study.folder / "config/checkpoints.lock.tsv"
+    write_lock(pd.DataFrame(rows), path)
+    moved = [replace(row, revision="other") if row.step == 1 else row for row in study.checkpoints]
+    assert Lock(study, path, tell=print).sizes() == {"w8-s1": 14, "w8-s2": 14, "w8-s4": 14}
+    after = replace(study, checkpoints=moved)
+    assert Lock(after, path, tell=print).sizes() == {"w8-s2": 14, "w8-s4": 14}
+
+
+def test_gpu_hours_are_those_of_all_gpus_of_a_job(study: Study) -> None:
+    """12 billion parameters in float32 are 48 GB; with what computing takes, three of 24 GB."""
+    rows = [replace(row, parameters=12 * 10**9) for row in study.checkpoints]
+    alone, torn = (
+        replace(study, checkpoints=rows, config={**study.config, "machine": {"gpu_gb": size}})
+        for size in (80.0, 24.0)
+    )
+    one, many = cost_of(alone), cost_of(torn)
+    gpus = many.table["gpus"][0]
+    assert list(one.table["gpus"]) == [1, 1]
+    assert gpus >= 3
+    for column in ("gpu_hours", "gpu_hours_low", "gpu_hours_high", "left_gpu_hours"):
+        assert many.table[column][0] == pytest.approx(gpus * one.table[column][0])
+    assert "Each checkpoint takes one GPU of 80 GB" in cost_page(one)
+    assert "2 checkpoints take more than one GPU of 24 GB" in cost_page(many)
+    given = [{"line": 2, "ckpt": "w8-s1", "gpu_hours": "5", "download_gb": ""}]
+    assert cost_of(torn, measured=given).table["gpu_hours"][0] == 5
+
+
+def test_the_page_is_about_the_study_and_the_disk_that_are_meant(study: Study) -> None:
+    budget = replace(study, config={**study.config, "machine": {"disk_budget_gb": 3.0}})
+    page = cost_page(cost_of(budget), "runs/mine")
+    assert "4 GB to download, at most 3 GB of it on disk.**" in page
+    assert "Disk: what `disk_budget_gb` allows" in page
+    assert "`snakemake --cores 1 --directory runs/mine resolve`" in page
+    assert "`snakemake --cores all --directory runs/mine --keep-going plans`" in page
+    assert "4 GB to download and to keep.**" in cost_page(cost_of(study))
+    assert "Disk: room for all weights at once" in cost_page(cost_of(study))
+    assert "what rules of this study make" not in page
+    made = [replace(row, source="resources/made", revision="") for row in study.checkpoints]
+    assert "what rules of this study make" in cost_page(cost_of(replace(study, checkpoints=made)))
+
+
+def test_a_rate_of_another_size_says_so(study: Study) -> None:
+    with_scores(study, "w8-s1", "alpha")
+    rows = [replace(row, parameters=10**9 * row.step) for row in study.checkpoints]
+    table = cost_of(replace(study, checkpoints=rows)).table
+    assert list(table["gpu_source"]) == ["measured", "measured at 1B"]
+
+
+def test_a_set_that_was_counted_before_goes_by_its_own_counts() -> None:
+    known = SHIPPED["prize"]["neqa"]
+    row = {"task": "n", "dataset": "neqa", "form": "prize", "bytes": known.bytes}
+    works = task_works([row, *rows_of(("b", "prize", known.bytes))], {})
+    assert not works["n"].planned
+    assert works["n"].tokens().best == known.tokens
+    assert works["n"].tokens()[::2] == works["b"].tokens()[::2], "other tokenizers, as far apart"
+    assert works["b"].tokens().best > 1.5 * known.tokens
+    other = task_works([row | {"bytes": known.bytes + 1}], {})["n"]
+    assert other.counted is None
+
+
+def test_a_plan_of_other_items_is_not_used_nor_is_what_was_scored_by_it(study: Study) -> None:
+    with_scores(study, "w8-s1", "alpha")
+    told: list[str] = []
+    data = {**study.datasets, "tiny-alpha": study.datasets["tiny-alpha"] | {"items": 10}}
+    cost = cost_of(replace(study, datasets=data), tell=told.append)
+    assert not cost.works["bytes"]["alpha"].planned
+    assert list(cost.table["left_tasks"]) == [2, 2]
+    assert "for other items" in told[0]
 
 
 def test_a_study_that_scores_nothing_is_told_so(study: Study) -> None:
