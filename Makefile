@@ -62,10 +62,10 @@ demo published: %: $(VENV)/installed runs/%/config
 	@echo "Cells     runs/$@/results/cells.tsv"
 
 status: $(VENV)/installed
-	@$(BIN)/python scripts/show_status.py $(STUDY) $(STATUS)
+	@$(BIN)/python scripts/show_status.py "$(STUDY)" $(STATUS)
 
 cost: $(VENV)/installed
-	@$(SNAKEMAKE) --directory $(STUDY) -- cost
+	@$(SNAKEMAKE) --directory "$(STUDY)" -- cost
 
 bench: $(VENV)/installed-test
 	$(BIN)/python scripts/bench_engine.py $(BENCH)
