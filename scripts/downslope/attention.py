@@ -72,7 +72,6 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -85,6 +84,9 @@ def attend(
     for name in ("s_aux", "position_bias"):
         if other.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
+    # Qwen2-MoE says its window in its masks alone, which are not looked at; its layers know it.
+    unsaid = getattr(module, "sliding_window", None)
+    window = other.get("sliding_window", unsaid)
     sight = sight_at_hand()
     if sight is None:
         raise RuntimeError("attention outside of a pass")
@@ -105,7 +107,7 @@ def attend(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     out = v.new_empty(len(q), heads, v.shape[2])
     indices = sight.indices(query.device)
-    biases = sight.biases(query.device, query.dtype, sliding_window)
+    biases = sight.biases(query.device, query.dtype, window)
     for stack, (rows, keys), bias in zip(sight.stacks, indices, biases, strict=True):
         some_q, some_k, some_v = (
             _taken(tensor, index).unflatten(0, (len(stack.rows), -1)).transpose(1, 2)

@@ -31,6 +31,7 @@ from downslope.head import Found, Head
 from downslope.lanes import lanes
 from downslope.packing import Pack
 from downslope.plain import batches, read
+from downslope.shortage import out_of_memory, refuse_without_products
 from downslope.sight import KeyValues, looking, sight_of, to_device
 
 PLAIN_BATCH_TOKENS = 1024
@@ -39,10 +40,6 @@ PLAIN_BATCH_TOKENS = 1024
 NARROW = 0.5
 """Where at most this share of tokens predicts, the last layer is computed for them alone: it makes
 their queries, keys and values twice."""
-
-_SHORT_OF_MEMORY = (
-    *("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED"),
-)
 
 LEAST_INNER = 16
 """Tokens of the smallest part of a pack; where even that does not fit, memory is really short."""
@@ -63,8 +60,9 @@ class Scorer:
 
     `path` is `packed`, `plain` or `whole` (see `self_check`). `inner` bounds the tokens of one
     forward pass, and is None until memory has run out. The pack, not the pass, decides what a
-    token sees, so passes over parts of a pack give the same scores but for rounding. On a CPU the
-    packed path takes `lanes` packs at once (see `lanes`).
+    token sees, so passes over parts of a pack give the same scores but for rounding. Where at most
+    the share `narrow` of a pass's tokens predicts, its last layer is computed for these alone, with
+    0 never. On a CPU the packed path takes `lanes` packs at once (see `lanes`) on `threads`.
     """
 
     model: Any
@@ -75,7 +73,7 @@ class Scorer:
     threads: int = field(default_factory=torch.get_num_threads)
     _stem: tuple[bytes, KeyValues | None] = field(default=(b"", None), repr=False)
     _stem_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _pass: _Pass = field(default_factory=lambda: _Pass(), repr=False)
+    _pass: _Pass = field(default_factory=_Pass, repr=False)
     _given_up: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
@@ -144,13 +142,15 @@ class Scorer:
         while True:
             try:
                 return self._packed(pack) if self.path == "packed" else self._plain(pack)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
+                refuse_without_products(error)
                 if not out_of_memory(error):
                     raise
                 tokens, least = self._pass.tokens, self._pass.least
                 if tokens <= least:
                     raise
-                self.inner = max(least, tokens // 2)
+                # Another lane may have come down further while this one was at its pass.
+                self.inner = max(least, min(tokens // 2, self.inner or tokens))
                 self._stem = (b"", None)
             # Outside the handler, whose traceback holds on to the tensors of the failed pass.
             if self.device.type == "cuda":
@@ -246,10 +246,3 @@ def _added_up(pack: Pack, found: Found) -> Scores:
     total = np.add.reduceat(logprob[pack.request_targets], begins)
     greedy = np.logical_and.reduceat(top[pack.request_targets], begins)
     return total.astype(np.float32), greedy
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on a GPU or (where torch has no class of its own for it) a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORT_OF_MEMORY)
-    )

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent
 
 SCORING_MODULES = (
     *("attention.py", "engine.py", "head.py", "lanes.py", "last_layer.py", "models.py"),
-    *("packing.py", "plain.py", "products.py", "scoring.py", "self_check.py", "sight.py"),
+    *("packing.py", "plain.py", "products.py", "scoring.py", "self_check.py", "shortage.py"),
+    "sight.py",
 )
 """Modules between a plan and its log-likelihoods. An edit of one re-scores everything."""
 

@@ -20,10 +20,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from downslope.engine import out_of_memory
 from downslope.errors import StudyError, UnusableFolder
 from downslope.lean_imports import import_transformers
 from downslope.placement import placed
+from downslope.shortage import out_of_memory
 
 _STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """What safetensors call the dtypes."""

@@ -26,9 +26,10 @@ it, so three numbers per token say everything:
                   (3, ran) (4, off)       request 2: targets 2 and 3
 
 A pack holds whole requests and at most `pack_tokens` tokens, or a quarter more than its first
-request where that is longer (so that the choices of a long prompt stay together). Where a new pack
-begins, the beginning that its first request shares with the pack before is computed again;
-boundaries are chosen so that this costs least.
+request has behind the stem where that is longer (so that the choices of a long prompt stay
+together). Where a new pack begins, the beginning that its first request shares with the pack before
+is computed again; boundaries are chosen so that this costs least or, where packs are few, nearly
+least in packs of one size.
 
 A beginning that many packs share (the examples before every question) is their stem: computed
 once, before the first of them, and no part of their tokens. All tokens of a pack descend from its
@@ -75,7 +76,7 @@ class Pack:
     request_targets: Ints
 
     def request(self, number: int) -> Request:
-        """The request as it was before it was laid out."""
+        """A request's tokens and answer as they were before it was laid out."""
         first, stop = self.request_start[number : number + 2]
         targets = self.request_targets[first:stop]
         read = self.tokens[self.path(int(self.target_position[targets[-1]]))]

@@ -49,11 +49,13 @@ def batches(pack: Pack, most: int) -> Iterator[Batch]:
         for number, leaf in enumerate(leaves):
             sequence = np.concatenate([pack.stem, pack.tokens[pack.path(int(nodes[leaf]))]])
             ids[number, : len(sequence)] = sequence
-        targets = np.flatnonzero(np.isin(owner, leaves))
+        place = np.full(len(nodes), -1)
+        place[leaves] = np.arange(len(leaves))
+        targets = np.flatnonzero(place[owner] >= 0)
         yield Batch(
             ids=ids,
             targets=targets,
-            number=np.argsort(leaves)[np.searchsorted(np.sort(leaves), owner[targets])],
+            number=place[owner[targets]],
             depth=pack.depth[pack.target_position[targets]],
             token=pack.target_token[targets],
         )

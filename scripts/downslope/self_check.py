@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downslope.engine import Scorer, out_of_memory
+from downslope.engine import Scorer
 from downslope.errors import StudyError, UnusableFolder
 from downslope.packing import Pack, pack_together
 from downslope.plain import Batch, read
 from downslope.protocols import Request
+from downslope.shortage import out_of_memory
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of a log-probability between two paths that rounding explains."""
@@ -34,7 +35,7 @@ class _Refused(Exception):
 def choose_path(scorer: Scorer, packs: Sequence[Pack]) -> float:
     """Leave every path that the model does not honour, with a warning.
 
-    A few requests of the packs, and two made from them so that strangers and branches stand side
+    A few requests of the packs, and some made from them so that strangers and branches stand side
     by side, are scored by the model itself, one at a time (`whole`), as a pack (`packed`) and,
     where that fails, in padded batches (`plain`). The fastest path that agrees within the dtype's
     rounding is taken: a pack whose last layer is computed for the tokens that predict, and where
@@ -99,7 +100,8 @@ def _require_causal(model: Any, request: Request, tolerance: float) -> None:
     with other tokens in its second half: in the first no more than rounding may change. Where
     experts take tokens in groups, it does, and may send a token to another one; hence the median.
     """
-    tokens = np.array(request.tokens[:_BRANCH], np.int64)
+    # What is predicted last is no token that is read: a model may have no position for it.
+    tokens = np.array(request.tokens[: min(_BRANCH, max(2, len(request.tokens) - 1))], np.int64)
     half = len(tokens) // 2
     other = tokens.copy()
     other[half:] = np.where(tokens[half:] > 0, tokens[half:] - 1, 1)
@@ -160,7 +162,7 @@ def _sample(packs: Sequence[Pack]) -> tuple[list[Request], list[Request]]:
         (neighbours, _brief(neighbours)),
         key=lambda some: len(pack_together([longest, shortest, *some])[0].tokens),
     )
-    short = [shortest, *neighbours, Request((*backwards[:12], 0), 1)]
+    short = [shortest, *neighbours, Request((*backwards[1:13], 0), 1)]
     branches = [
         Request((*longest.tokens[:leaves], *away), len(away)),
         Request(longest.tokens[: leaves + 2], 1),
@@ -175,10 +177,10 @@ def _among_others(requests: list[Request], packs: Sequence[Pack]) -> tuple[Pack,
     leaves = np.flatnonzero(pack.end == np.arange(1, len(pack.end) + 1))
     branches = np.append(0, leaves[:-1] + 1)
     shortest = int((leaves - branches)[1:].argmin()) + 1 if len(leaves) > 1 else 0
-    read = [
+    paths = [
         pack.tokens[pack.path(int(leaf))] for leaf in leaves[max(0, shortest - 1) : shortest + 1]
     ]
-    nearest = [Request((*pack.stem.tolist(), *path.tolist(), 0), 1) for path in read]
+    nearest = [Request((*pack.stem.tolist(), *path.tolist(), 0), 1) for path in paths]
     laid_out, number = pack_together([*requests, *nearest])
     target = laid_out.request_targets[laid_out.request_start[number[-1]]]
     off = np.ones(len(laid_out.tokens), bool)

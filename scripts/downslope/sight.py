@@ -51,8 +51,8 @@ Index = slice | torch.Tensor
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks with about equally many keys. Indices count the tokens of the forward pass (rows),
-    or those behind all that it looks back on (keys); both are padded with tokens that exist.
+    """Blocks with about equally many keys. Rows count the tokens of the forward pass; keys count
+    all that it looks back on, then its own. Both are padded with tokens that exist.
 
     rows, row_depth   (blocks, tokens)
     keys, key_depth   (blocks, keys)
@@ -183,7 +183,8 @@ def sight_of(
     stacked: bool = False,
     block: int | None = None,
 ) -> Sight:
-    """What the tokens [first, stop) of a pack may look at, `first` and `stem` tokens behind them.
+    """What the tokens [first, stop) of a pack may look at, with `first` tokens of the pack and
+    `stem` tokens before them.
 
     `end` and `depth` are the whole pack's (see `packing`), `stem` the number of tokens before it.
     Stacking saves a GPU many small kernels; for a CPU, padding would only be more to compute.

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from downslope import attention, engine, head, self_check
 from downslope.attention import attend
 from downslope.engine import LEAST_INNER, Scorer
+from downslope.errors import StudyError
 from downslope.packing import Pack, pack_requests
 from downslope.protocols import Request
 from downslope.self_check import choose_path
@@ -410,6 +412,38 @@ def test_memory_that_does_not_suffice_for_anything_is_an_error(
     monkeypatch.setattr(model.base_model, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         Scorer(model).score_pack(packs[0])
+
+
+def test_parts_of_a_pack_never_grow_again(
+    model: Any, long_requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another lane came down to 25 tokens while this one was at a pass of them all."""
+    packs, _ = pack_requests(long_requests, 400)
+    forward, scorer = model.base_model.forward, Scorer(model)
+
+    def small_only(**given: Any) -> Any:
+        if given["input_ids"].numel() > 25:
+            scorer.inner = 25
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**given)
+
+    monkeypatch.setattr(model.base_model, "forward", small_only)
+    scorer.score_pack(packs[0])
+    assert scorer.inner == 25
+
+
+def test_products_that_find_no_memory_end_the_job_in_words(
+    model: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN fails from then on, whatever is asked of it; beside that, it fails at odd shapes."""
+    packs, _ = pack_requests(requests, 100)
+    said = "could not create a primitive"
+    for words, error in ((said, StudyError), (f"{said} descriptor for a matmul", RuntimeError)):
+        fails = Mock(side_effect=RuntimeError(words))
+        monkeypatch.setattr(model.base_model, "forward", fails)
+        with pytest.raises(error, match="more memory" if error is StudyError else words):
+            Scorer(model).score_pack(packs[0])
+        assert fails.call_count == 1
 
 
 @pytest.mark.parametrize("path", ["packed", "plain"])

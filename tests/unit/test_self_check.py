@@ -105,6 +105,41 @@ def test_a_task_of_one_short_request(tokens: tuple[int, ...]) -> None:
     np.testing.assert_allclose(found, one_by_one(model, [Request(tokens, 1)]), atol=1e-5)
 
 
+WINDOWED: dict[str, dict[str, Any]] = {
+    "qwen2_moe": EXPERTS | {  # its layers ask for no window, and its masks have one
+        "num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+        "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1,
+    },
+    "exaone4": WIDE | {  # all layers know of a window, and half of them have none
+        "num_key_value_heads": 2, "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_a_window_holds_in_the_layers_that_have_one(kind: str) -> None:
+    model = model_of(kind, **WINDOWED[kind])
+    requests = requests_of()
+    packs, number = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    assert scorer.path == "packed"
+    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", [8, 31, 32])
+def test_a_request_as_long_as_the_model_has_positions(positions: int) -> None:
+    model = model_of("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=positions)
+    requests = [Request(tuple(range(1, positions + 2)), 2)]
+    packs, _ = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    assert choose_path(scorer, packs) < 1e-4
+    found, _ = scorer.score_pack(packs[0])
+    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
