@@ -85,8 +85,7 @@ def attend(
         if other.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
     # Qwen2-MoE says its window in its masks alone, which are not looked at; its layers know it.
-    unsaid = getattr(module, "sliding_window", None)
-    window = other.get("sliding_window", unsaid)
+    window = other.get("sliding_window", getattr(module, "sliding_window", None))
     sight = sight_at_hand()
     if sight is None:
         raise RuntimeError("attention outside of a pass")

@@ -77,17 +77,18 @@ def study_cost(
         digest = (weights or {}).get(row.ckpt)
         left = left_tasks(study, scores[row.ckpt], digests[row.tokenizer], digest)
         fetched = is_fetched(study.folder / "resources/weights" / row.ckpt, digest)
-        given = _given(
-            row,
-            works[row.tokenizer],
-            left,
-            rate,
-            prices[row.ckpt],
-            local=local_bytes.get(row.ckpt, 0),
-            gpus=asked.gpus(row.ckpt) if rate.is_gpu else 1,
+        table.append(
+            _row(
+                row,
+                works[row.tokenizer],
+                left,
+                rate,
+                prices[row.ckpt],
+                local=local_bytes.get(row.ckpt, 0),
+                gpus=asked.gpus(row.ckpt) if rate.is_gpu else 1,
+                fetched=fetched,
+            )
         )
-        download = 0.0 if fetched or not left else given["download_gb"]
-        table.append({**given, "left_download_gb": download})
     missing = {
         task.dataset
         for task in study.tasks
@@ -97,7 +98,7 @@ def study_cost(
     return Cost(study, pd.DataFrame(table), works, rate, data_gb)
 
 
-def _given(
+def _row(
     row: Checkpoint,
     works: Mapping[str, Work],
     left: Sequence[str],
@@ -106,9 +107,10 @@ def _given(
     *,
     local: int,
     gpus: int,
+    fetched: bool,
 ) -> dict[str, Any]:
-    """A checkpoint's row of the table but for the download that is left; `left` are the tasks on
-    which it is to be scored, `local` the bytes of its own folder."""
+    """The table's row of one checkpoint; `left` are the tasks on which it is to be scored, `local`
+    the bytes of its own folder."""
     download = float(price["download_gb"])
     weights = local or download * 1e9 or row.parameters * BYTES_PER_PARAMETER
     hours = gpus * _hours(works, works, row.parameters, rate, weights)
@@ -127,6 +129,7 @@ def _given(
         **dict(zip(LEFT, map(float, left_hours), strict=False)),
         "gpu_source": source,
         "download_gb": download,
+        "left_download_gb": 0.0 if fetched or not left else download,
         "download_source": price["download_source"],
     }
 

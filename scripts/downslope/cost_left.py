@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from downslope.errors import StudyError
-from downslope.identity import SCORING_MODULES, model_digest, modules_digest
-from downslope.listed import ListedFiles, read_listed
+from downslope.identity import SCORING_MODULES, modules_digest
+from downslope.listed import ListedFiles
 from downslope.locked import NOT_LOCKED, Lock, local_files
 from downslope.study import Checkpoint, Study
 from downslope.weights import MANIFEST
@@ -35,14 +35,15 @@ def current_weights(study: Study, lock: Lock, tell: Callable[[str], None]) -> di
 def _of_folder(study: Study, row: Checkpoint, tell: Callable[[str], None]) -> str | None:
     manifest = study.folder / f"resources/fingerprints/{row.ckpt}.tsv"
     try:
-        listed, since = read_listed(manifest), manifest.stat().st_mtime_ns
+        listed = ListedFiles.of(manifest, study.folder / row.source)
+        since = manifest.stat().st_mtime_ns
     except (StudyError, FileNotFoundError):  # it has not been looked through, or is at the moment
         return None
     paths = (study.folder / file for file in local_files(row))
     if any(path.is_file() and path.stat().st_mtime_ns > since for path in paths):
         tell(f"{row.source} was touched since it was looked through: counted as not scored yet")
         return ""
-    return model_digest((file, digest) for file, _, digest in listed)
+    return listed.weights
 
 
 def left_tasks(

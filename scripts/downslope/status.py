@@ -8,7 +8,6 @@ empty file for a moment, by which the folder's clock is read.
 from __future__ import annotations
 
 import contextlib
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from downslope.claim import holder
 from downslope.errors import StudyError
 from downslope.failures import fetch_marker, reason_in
 from downslope.files import amount, file_time, matching
-from downslope.identity import SCORING_MODULES, model_digest, modules_digest, score_identity
+from downslope.identity import SCORING_MODULES, modules_digest, score_identity
+from downslope.listed import ListedFiles
 from downslope.locked import NOT_LOCKED, Lock
 from downslope.logs import duration
 from downslope.plan import read_plan
@@ -192,10 +192,8 @@ class StudyStatus:
             return "" if digest == NOT_LOCKED else digest
         path = self.folder / f"resources/fingerprints/{row.ckpt}.tsv"
         try:
-            with open(path, encoding="utf-8", newline="") as table:
-                rows = csv.DictReader(table, delimiter="\t")
-                return model_digest((row["file"], row["digest"]) for row in rows)
-        except FileNotFoundError:  # Snakemake deletes it when it is to be made anew
+            return ListedFiles.of(path, Path(row.source)).weights
+        except StudyError:  # none, or half of one: Snakemake makes it anew
             return ""
 
     @cached_property

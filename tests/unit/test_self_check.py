@@ -56,6 +56,14 @@ def one_by_one(model: Any, requests: list[Request]) -> list[float]:
     return found
 
 
+def scored(model: Any, requests: list[Request]) -> tuple[str, np.ndarray]:
+    """The path that the self-check chooses, and the log-likelihoods by it."""
+    packs, number = pack_requests(requests, 100)
+    scorer = Scorer(model)
+    choose_path(scorer, packs)
+    return scorer.path, np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LOOKING_AHEAD)
 def test_a_model_that_reads_what_follows_is_refused(kind: str, dtype: torch.dtype) -> None:
@@ -87,10 +95,7 @@ def test_a_deep_model_of_experts_is_scored_though_rounding_grows_with_every_laye
     deep = EXPERTS | {"hidden_size": 256, "num_hidden_layers": 24}
     model = model_of("mixtral", seed, **deep)
     requests = requests_of(seed=seed)
-    packs, number = pack_requests(requests, 100)
-    scorer = Scorer(model)
-    choose_path(scorer, packs)
-    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
+    _, found = scored(model, requests)
     # Where two experts are as good, rounding may choose: that is the model's own doing.
     assert np.median(np.abs(found - one_by_one(model, requests))) < 1e-3
 
@@ -120,13 +125,9 @@ WINDOWED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", WINDOWED)
 def test_a_window_holds_in_the_layers_that_have_one(kind: str) -> None:
     model = model_of(kind, **WINDOWED[kind])
-    requests = requests_of()
-    packs, number = pack_requests(requests, 100)
-    scorer = Scorer(model)
-    choose_path(scorer, packs)
-    assert scorer.path == "packed"
-    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
-    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-4)
+    path, found = scored(model, requests_of())
+    assert path == "packed"
+    np.testing.assert_allclose(found, one_by_one(model, requests_of()), atol=1e-4)
 
 
 @pytest.mark.parametrize("positions", [8, 31, 32])
@@ -182,13 +183,9 @@ def test_caps_and_factors_of_logits_by_other_names(kind: str, fields: dict[str, 
     model = model_of(kind, **fields)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20)  # logits beyond the cap
-    requests = requests_of()
-    packs, number = pack_requests(requests, 100)
-    scorer = Scorer(model)
-    choose_path(scorer, packs)
-    assert scorer.path == "plain"
-    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
-    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-3)
+    path, found = scored(model, requests_of())
+    assert path == "plain"
+    np.testing.assert_allclose(found, one_by_one(model, requests_of()), atol=1e-3)
 
 
 def test_a_model_that_fails_by_itself_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,15 +256,11 @@ def test_an_output_layer_of_its_own_is_read_one_at_a_time_and_the_log_says_so(
         return output
 
     model.register_forward_hook(doubled)
-    requests = requests_of()
-    packs, number = pack_requests(requests, 100)
-    scorer = Scorer(model)
-    choose_path(scorer, packs)
-    assert scorer.path == "whole"
+    path, found = scored(model, requests_of())
+    assert path == "whole"
     assert "its output layer is not the one assumed" in caplog.text
     assert "scored in a slower way" in caplog.text
-    found = np.concatenate([scorer.score_pack(pack)[0] for pack in packs])[number]
-    np.testing.assert_allclose(found, one_by_one(model, requests), atol=1e-4)
+    np.testing.assert_allclose(found, one_by_one(model, requests_of()), atol=1e-4)
 
 
 def test_a_cap_is_found_in_a_model_whose_language_is_a_part_of_it() -> None:
