@@ -40,14 +40,14 @@ def main(config: Mapping[str, Any], lock: str, costs: str, table: str, page: str
             mirror=os.environ.get("DOWNSLOPE_MIRROR") or None,
             tell=logger.info,
         )
-        text = cost_page(cost, _place(Path.cwd()))
+        text = cost_page(cost, place_of(Path.cwd()))
         write_tsv(cost.table, table)
         with atomic_write(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(text, flush=True)
 
 
-def _place(folder: Path) -> str:
+def place_of(folder: Path) -> str:
     """A study's folder as a command that is typed in the repository names it; empty for that."""
     root = PACKAGE.parents[1]
     if folder == root:

@@ -35,10 +35,12 @@ from downslope.store import TaskStore, read_facts
 from downslope.study import REGISTER, Study, load_study
 from downslope.tables import read_table
 from downslope.tokenization import FolderTokenizer
-from estimate_cost import main
+from downslope.tsv import read_tsv
+from estimate_cost import main, place_of
 from tiny_study import (
     COLUMNS,
     DATASET_COLUMNS,
+    ROOT,
     TASK_COLUMNS,
     add_dataset,
     checkpoint_row,
@@ -251,6 +253,21 @@ def with_scores(
         store.publish(study.folder / f"results/scores/{ckpt}/{task}.parquet")
 
 
+def lock_rows(study: Study) -> list[dict[str, object]]:
+    """Two files of 7 bytes for each checkpoint, as a lock has them."""
+    return [
+        {"ckpt": row.ckpt, "source": row.source, "revision": row.revision, "commit": "a" * 40,
+         "file": file, "bytes": 7, "digest": f"sha256:{row.step:064d}"}
+        for row in study.checkpoints
+        for file in ("config.json", "model.safetensors")
+    ]  # fmt: skip
+
+
+def digest_of(step: int) -> str:
+    """What identifies the weights of a checkpoint in `lock_rows`."""
+    return model_digest((f, f"sha256:{step:064d}") for f in ("config.json", "model.safetensors"))
+
+
 def cost_of(study: Study, **other: object) -> Cost:
     return study_cost(study, **({"locked_bytes": {}, "local_bytes": {}} | other))
 
@@ -427,10 +444,7 @@ def test_plans_at_hand(study: Study) -> None:
     manifest.parent.mkdir(parents=True)
     manifest.touch()
     assert plans_at_hand(other, Lock(other, lock.path, tell=print), None) == []
-    rows = [{"ckpt": row.ckpt, "source": "hub:toy/model", "revision": row.revision,
-             "file": file, "digest": f"sha256:{row.step:064d}"}
-            for row in study.checkpoints
-            for file in ("config.json", "model.safetensors")]  # fmt: skip
+    rows = lock_rows(study)
     rows.append({"ckpt": "tokenizer:bytes", "source": "hub:toy/model", "revision": "main",
                  "file": "tokenizer.json", "digest": f"sha256:{9:064d}"})  # fmt: skip
     every = pd.DataFrame(rows).assign(commit="a" * 40, bytes=7)
@@ -471,16 +485,16 @@ def test_weights_of_a_folder_are_those_it_was_looked_through_with(study: Study) 
 
 
 def test_a_lock_says_nothing_of_another_source(study: Study) -> None:
-    rows = [{"ckpt": row.ckpt, "source": row.source, "revision": row.revision, "commit": "a" * 40,
-             "file": file, "bytes": 7, "digest": f"sha256:{row.step:064d}"}
-            for row in study.checkpoints
-            for file in ("config.json", "model.safetensors")]  # fmt: skip
     path = study.folder / "config/checkpoints.lock.tsv"
-    write_lock(pd.DataFrame(rows), path)
+    write_lock(pd.DataFrame(lock_rows(study)), path)
     moved = [replace(row, revision="other") if row.step == 1 else row for row in study.checkpoints]
     assert Lock(study, path, tell=print).sizes() == {"w8-s1": 14, "w8-s2": 14, "w8-s4": 14}
     after = replace(study, checkpoints=moved)
     assert Lock(after, path, tell=print).sizes() == {"w8-s2": 14, "w8-s4": 14}
+    digests = {row.ckpt: digest_of(row.step) for row in study.usable}
+    assert current_weights(study, Lock(study, path, tell=print), print) == digests
+    assert current_weights(after, Lock(after, path, tell=print), print) == {}
+    assert current_weights(study, Lock(study, Path("none"), tell=print), print) == {}
 
 
 def test_gpu_hours_are_those_of_all_gpus_of_a_job(study: Study) -> None:
@@ -572,12 +586,25 @@ def test_script_prints_and_writes(
 ) -> None:
     monkeypatch.chdir(study.folder)
     monkeypatch.delenv("DOWNSLOPE_MIRROR", raising=False)
+    write_lock(pd.DataFrame(lock_rows(study)), Path("config/checkpoints.lock.tsv"))
+    with_scores(study, "w8-s1", "alpha", weights=digest_of(1))
+    with_scores(study, "w8-s2", "alpha", weights="another commit's")
     main(dict(study.config), "config/checkpoints.lock.tsv", "config/costs.tsv",
          "results/cost.tsv", "results/cost.md", "logs/cost.log")  # fmt: skip
     page = Path("results/cost.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == page.strip()
-    lines = Path("results/cost.tsv").read_text(encoding="utf-8").splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["ckpt", "w8-s1", "w8-s2"]
+    assert f"`snakemake --cores all --directory {study.folder} --keep-going plans`" in page
+    table = read_tsv(Path("results/cost.tsv"))
+    left = dict(zip(table["ckpt"], table["left_tasks"], strict=True))
+    assert left == {"w8-s1": "1", "w8-s2": "2"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [(ROOT, ""), (ROOT / "runs/demo", "runs/demo"), (ROOT / "a b", "'a b'"), (Path("/x"), "/x")],
+)
+def test_a_study_is_named_as_in_the_repository(folder: Path, named: str) -> None:
+    assert place_of(folder) == named
 
 
 def test_a_published_score_may_go_while_it_is_looked_for(
